@@ -1,0 +1,315 @@
+"""Typed parameters. `params.yaml` is their only source: no field here has a default, an unknown key is an error.
+
+Each class is the one constructor argument of the component that it is named after. What a parameter does is
+said beside its value in `conf/base.yaml`; here are its type and its limits.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+
+
+class Config(BaseModel):
+    """Frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- data ---------------------------------------------------------------------------------------------
+
+
+class ProjectConfig(Config):
+    data_name: Name
+    seed: Count
+    resolution: Annotated[int, Field(ge=16, multiple_of=8)]
+
+
+class SyntheticConfig(Config):
+    count: PositiveInt
+    image_size: Annotated[int, Field(ge=16)]
+
+
+class SplitConfig(Config):
+    rule: Literal["paper", "official", "fraction"]
+    validation: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _leaves_a_train_split(self) -> "SplitConfig":
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation {self.validation} + test {self.test} leave nothing to train on: their sum must be below 1"
+            )
+        return self
+
+
+class DataConfig(Config):
+    source: Literal["synthetic", "celebamask-hq", "folder"]
+    path: str
+    synthetic: SyntheticConfig
+    split: SplitConfig
+    known_bad: tuple[str, ...]
+
+
+class MasksConfig(Config):
+    rows_per_part: PositiveInt
+
+
+class LatentsConfig(Config):
+    flip: bool
+    samples_per_shard: PositiveInt
+    batch_size: PositiveInt
+
+
+# --- first stage and face parser ----------------------------------------------------------------------
+
+
+class FitConfig(Config):
+    """A short in-process training, of the autoencoder or the parser."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    learning_rate: Positive
+
+
+class AutoencoderConfig(Config):
+    """Architecture of the small VQ autoencoder (downsampling 4)."""
+
+    channels: PositiveInt
+    multipliers: tuple[PositiveInt, ...]
+    res_blocks: PositiveInt
+    groups: PositiveInt
+    codes: PositiveInt
+    latent_channels: PositiveInt
+
+
+class AutoencoderStageConfig(Config):
+    kind: Literal["small", "vq-f4"]
+    weights: str | None
+    network: AutoencoderConfig
+    training: FitConfig
+
+
+class ParserConfig(Config):
+    """Architecture of the small face parser, a U-Net."""
+
+    channels: PositiveInt
+    multipliers: tuple[PositiveInt, ...]
+
+
+class ParserStageConfig(Config):
+    kind: Literal["small", "torchscript", "facer"]
+    weights: str | None
+    network: ParserConfig
+    training: FitConfig
+
+
+# --- the model ----------------------------------------------------------------------------------------
+
+
+class StyleEncoderConfig(Config):
+    features: PositiveInt
+    downsamplings: PositiveInt
+    scales: PositiveInt
+    style_channels: PositiveInt
+    skip: Literal["aligned", "published"]
+
+    @model_validator(mode="after")
+    def _scales_fit(self) -> "StyleEncoderConfig":
+        if self.scales > self.downsamplings:
+            raise ValueError(f"scales {self.scales} must not exceed downsamplings {self.downsamplings}")
+        return self
+
+
+class UNetConfig(Config):
+    channels: PositiveInt
+    multipliers: tuple[PositiveInt, ...]
+    res_blocks: PositiveInt
+    attention_at: tuple[PositiveInt, ...]
+    head_channels: PositiveInt
+    groups: PositiveInt
+    spade_channels: PositiveInt
+    mask_attention: Literal["hard", "soft", "none"]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class ModelConfig(Config):
+    style_encoder: StyleEncoderConfig
+    unet: UNetConfig
+
+
+class DiffusionConfig(Config):
+    timesteps: PositiveInt
+    beta_start: Positive
+    beta_end: Positive
+    normalise_latents: bool
+    no_reference: Fraction
+    guidance_null: Fraction
+
+
+class TrainingConfig(Config):
+    steps: PositiveInt
+    batch_size: PositiveInt
+    micro_batch: PositiveInt
+    learning_rate: Positive
+    warmup_steps: Count
+    weight_decay: NonNegative
+    clip_norm: Positive
+    ema_decay: Fraction
+    precision: Literal["fp32", "bf16", "auto"]
+
+
+class MonitoringConfig(Config):
+    """What a training run writes down, and how often; none of it changes the run's result."""
+
+    log_every: PositiveInt
+    validate_every: PositiveInt
+    validation_samples: PositiveInt
+    sample_every: PositiveInt
+    checkpoint_every: PositiveInt
+    keep_checkpoints: PositiveInt
+
+
+class SamplingConfig(Config):
+    steps: PositiveInt
+    eta: NonNegative
+    guidance_scale: NonNegative
+
+
+# --- what is known of a model -------------------------------------------------------------------------
+
+
+class EvaluationConfig(Config):
+    samples: PositiveInt
+    batch_size: PositiveInt
+    figure_rows: PositiveInt
+
+
+class GateConfig(Config):
+    """Thresholds that a candidate must meet on the test split, beside not being worse than the champion."""
+
+    min_ssim_share: float
+    min_accuracy_share: float
+
+
+class RegistryConfig(Config):
+    gate: GateConfig
+    tolerance: NonNegative
+
+
+# --- where it runs (these never change a result) ------------------------------------------------------
+
+
+class ClusterConfig(Config):
+    address: str | None
+    workers: Count
+    use_gpu: bool
+    data_workers: PositiveInt
+    loader_threads: PositiveInt
+    object_store_mb: Annotated[int, Field(ge=80)]
+    max_failures: Count
+
+
+class StorageConfig(Config):
+    root: str
+
+
+class TrackingConfig(Config):
+    uri: str
+    experiment: str
+
+
+class Params(Config):
+    """The whole of params.yaml."""
+
+    project: ProjectConfig
+    data: DataConfig
+    masks: MasksConfig
+    autoencoder: AutoencoderStageConfig
+    latents: LatentsConfig
+    parser: ParserStageConfig
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    training: TrainingConfig
+    monitoring: MonitoringConfig
+    sampling: SamplingConfig
+    evaluation: EvaluationConfig
+    registry: RegistryConfig
+    cluster: ClusterConfig
+    storage: StorageConfig
+    tracking: TrackingConfig
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Params":
+        latent_size = self.project.resolution // 4
+        deepest = 2 ** (len(self.model.unet.multipliers) - 1)
+        if latent_size % deepest:
+            raise ValueError(
+                f"model.unet.multipliers has {len(self.model.unet.multipliers)} levels, which need latents divisible "
+                f"by {deepest}, but project.resolution {self.project.resolution} gives latents of {latent_size}"
+            )
+        if self.project.resolution % 2**self.model.style_encoder.downsamplings:
+            raise ValueError(
+                f"model.style_encoder.downsamplings {self.model.style_encoder.downsamplings} needs a "
+                f"project.resolution divisible by {2**self.model.style_encoder.downsamplings}, "
+                f"it is {self.project.resolution}"
+            )
+        per_worker, rest = divmod(self.training.batch_size, max(self.cluster.workers, 1))
+        if rest:
+            raise ValueError(
+                f"training.batch_size {self.training.batch_size} cannot be shared equally by cluster.workers "
+                f"{self.cluster.workers}: choose a multiple"
+            )
+        if per_worker % min(self.training.micro_batch, per_worker):
+            raise ValueError(
+                f"training.micro_batch {self.training.micro_batch} does not divide the {per_worker} images "
+                f"of a step that each worker takes"
+            )
+        return self
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """One line for each fault: the key, what is there, what was expected."""
+    lines = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"unknown key {key} = {fault['input']!r}")
+        elif fault["type"] == "missing":
+            lines.append(f"missing key {key}")
+        elif not key:
+            lines.append(fault["msg"].removeprefix("Value error, "))
+        else:
+            lines.append(f"{key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
+    return (
+        f"{where} is not valid:\n  "
+        + "\n  ".join(lines)
+        + "\nEvery key is explained in conf/base.yaml; `scadm profile NAME` writes a valid params.yaml."
+    )
+
+
+def validate(tree: dict[str, Any], where: str) -> Params:
+    """Check a tree of parameters. Raises ValueError naming every fault, as found in `where`."""
+    try:
+        return Params.model_validate(tree)
+    except ValidationError as error:
+        raise ValueError(explain(error, where)) from None
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml. Raises ValueError naming every fault."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist. Run this from the project's folder, or `scadm profile quickstart`.")
+    tree = yaml.safe_load(path.read_text())
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path} holds {type(tree).__name__}, expected sections of parameters.")
+    return validate(tree, str(path))

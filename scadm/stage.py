@@ -1,0 +1,147 @@
+"""What every stage's program shares: its parameters, its run key, where it works, and how its out appears.
+
+`dvc.yaml` is the single source of what a stage depends on; the run key is computed from the same lists that DVC
+watches. A stage works in `<home>/.work/<stage>-<run key>/`, which survives a kill, and its out appears by one
+rename when everything in it has been verified.
+"""
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scadm.config import Params, load_params
+from scadm.manifest import FILE_NAME, Manifest, digest, sha256
+
+_CODE = ("scadm", "pipeline")
+_EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
+
+
+def find_home(workspace: Path) -> Path:
+    """The one absolute folder under which runs, tracking and unfinished work are kept.
+
+    It is the project's folder, also for an experiment that DVC runs in a temporary copy of it. In a job of a Ray
+    cluster, whose working directory is an upload, the environment variable SCADM_HOME names it.
+    """
+    if named := os.environ.get("SCADM_HOME"):
+        home = Path(named)
+        if not home.is_absolute() or not home.is_dir():
+            raise ValueError(f"SCADM_HOME is {named!r}, expected the absolute path of an existing folder.")
+        return home
+    workspace = workspace.resolve()
+    for parent in workspace.parents:
+        if workspace.is_relative_to(parent / _EXPERIMENTS):
+            return parent
+    return workspace
+
+
+def find_data(workspace: Path) -> Path:
+    """The folder that holds the stages' outs: the workspace, or the home where the workspace is an upload."""
+    return workspace if (workspace / ".dvc").is_dir() else find_home(workspace)
+
+
+def _content(path: Path) -> str:
+    """Digest of what a dependency holds: an out by its manifest, code and other data by its bytes."""
+    if (path / FILE_NAME).is_file():
+        return Manifest.read(path, verify=False).digest
+    if path.is_dir():
+        files = (file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+        return digest({file.relative_to(path).as_posix(): sha256(file) for file in files})
+    if path.is_file():
+        return sha256(path)
+    raise ValueError(f"{path} does not exist. Run `dvc repro`, which makes what a stage needs.")
+
+
+def _select(tree: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+class Stage:
+    """One stage of dvc.yaml, in the current folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.workspace = Path.cwd()
+        self.home = find_home(self.workspace)
+        self.data = find_data(self.workspace)
+        self.params: Params = load_params(self.workspace / "params.yaml")
+        self._declared = yaml.safe_load((self.workspace / "dvc.yaml").read_text())["stages"][name]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Digest of each dependency that is data."""
+        names = (dep.replace("${data.path}", self.params.data.path) for dep in self._declared["deps"])
+        return {name: _content(self.data / name) for name in names if name.split("/")[0] not in _CODE}
+
+    @property
+    def run_key(self) -> str:
+        """Sixteen hex digits for the parameters, inputs and code that determine this stage's result."""
+        tree = self.params.model_dump(mode="json")
+        code = [dep for dep in self._declared["deps"] if dep.split("/")[0] in _CODE]
+        return digest(
+            {
+                "stage": self.name,
+                "params": {key: _select(tree, key) for key in self._declared["params"]},
+                "inputs": self.inputs,
+                "code": {dep: _content(self.workspace / dep) for dep in code},
+            }
+        )[:16]
+
+    @property
+    def storage_root(self) -> str:
+        """Absolute path or URI of the storage root."""
+        root = self.params.storage.root
+        return root if "://" in root else str((self.home / root).resolve())
+
+    def path(self, name: str) -> Path:
+        """Absolute path of an out or a dependency."""
+        return self.data / name
+
+    def work_folder(self) -> Path:
+        """Where the out is made; what an earlier, killed run left for the same run key is still in it."""
+        folder = self.home / ".work" / f"{self.name}-{self.run_key}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def publish(self, work: Path, out: str, manifest: Manifest) -> None:
+        """Write the manifest and move the finished folder to its place, replacing an older one."""
+        manifest.write(work)
+        target = self.path(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(work, target)
+
+    def say(self, text: str) -> None:
+        print(f"[{self.name}] {text}", flush=True)
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def run(name: str, program: Callable[[Stage], None]) -> None:
+    """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
+    try:
+        program(Stage(name))
+    except ValueError as error:
+        _fail(name, str(error))
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _fail(
+            name,
+            f"no space left for {error.filename or 'its files'} ({error.strerror}). Nothing half-written was put in "
+            "place. Free some space (unfinished work is under .work/), then run the same command: it continues.",
+        )
+
+
+def _fail(name: str, message: str) -> None:
+    print(f"error in stage {name}: {message}", file=sys.stderr, flush=True)
+    sys.exit(1)
