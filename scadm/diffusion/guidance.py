@@ -1,0 +1,8 @@
+"""Classifier-free guidance, Eq. 4."""
+
+from torch import Tensor
+
+
+def guide(eps: Tensor, eps_null: Tensor, s: float) -> Tensor:
+    """eps + s (eps - eps_null). The published code writes eps_null + (1 + s) (eps - eps_null), which is the same."""
+    return eps + s * (eps - eps_null)

@@ -1,0 +1,23 @@
+"""The forward process q(x_t | x_0), with betas that are linear in their square root."""
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from scadm.config import DiffusionConfig
+
+
+class Schedule(nn.Module):
+    """alpha_bar_t for t in 0 .. T - 1, float32."""
+
+    alpha_bar: Tensor
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        beta = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64) ** 2
+        self.register_buffer("alpha_bar", torch.cumprod(1 - beta, dim=0).float(), persistent=False)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise, for t (B,)."""
+        alpha_bar = rearrange(self.alpha_bar[t], "b -> b 1 1 1")
+        return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise

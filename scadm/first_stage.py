@@ -1,0 +1,104 @@
+"""The first stage, images <-> latents, behind one protocol: the small autoencoder, or a pretrained VQ-f4.
+
+Three representations are kept apart: pixels, latents as the autoencoder gives them (what the shards store), and
+latents as the model sees them (`LatentScale`).
+"""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from scadm.config import AutoencoderConfig
+from scadm.models.autoencoder import VQAutoencoder
+from scadm.weights import WEIGHTS, fingerprint, load_into, read_config, save_module
+
+
+class FirstStage(Protocol):
+    """Images (B, 3, H, W) in [-1, 1] <-> latents (B, C, H / 4, W / 4), before quantisation; decoding quantises."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    def encode(self, image: Tensor) -> Tensor: ...
+
+    def decode(self, latent: Tensor) -> Tensor: ...
+
+
+class VQF4(nn.Module):
+    """The published first stage as diffusers' VQModel, from a folder in diffusers' own form."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        from diffusers.models.autoencoders.vq_model import VQModel
+
+        self.model = VQModel.from_pretrained(str(folder), local_files_only=True)
+        factor = 2 ** (len(self.model.config["block_out_channels"]) - 1)
+        if factor != 4:
+            raise ValueError(f"{folder} downsamples by {factor}, expected 4 (three entries in block_out_channels)")
+
+    @property
+    def latent_channels(self) -> int:
+        return self.model.config["latent_channels"]
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.model.encode(image).latents
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.model.decode(latent).sample  # quantises first
+
+
+class Loaded(NamedTuple):
+    model: FirstStage
+    fingerprint: str
+
+
+def save_small(folder: Path, model: VQAutoencoder) -> str:
+    return save_module(folder, model, {"kind": "small", **model.config.model_dump(mode="json")})
+
+
+def import_vq_f4(folder: Path, weights: Path) -> str:
+    """Copy a pretrained VQModel (diffusers' form) into `folder` after loading it; returns its fingerprint."""
+    if not (weights / "config.json").is_file():
+        raise ValueError(
+            f"autoencoder.weights is {str(weights)!r}, expected a folder with a diffusers VQModel "
+            "(config.json and diffusion_pytorch_model.safetensors). Put the pretrained VQ-f4 there."
+        )
+    model = VQF4(weights)
+    model.model.save_pretrained(folder / "vq-f4", safe_serialization=True)
+    return save_module(folder, nn.Module(), {"kind": "vq-f4", "weights": fingerprint({}, model.state_dict())})
+
+
+def load_first_stage(folder: Path, device: torch.device | str = "cpu") -> Loaded:
+    """Load what the autoencoder stage has written, ready for inference."""
+    config, mark = read_config(folder)
+    kind = config.pop("kind")
+    if kind == "small":
+        model = VQAutoencoder(AutoencoderConfig.model_validate(config))
+        load_into(model, folder / WEIGHTS)
+    else:
+        model = VQF4(folder / "vq-f4")
+    return Loaded(model.eval().requires_grad_(False).to(device), mark)
+
+
+class LatentScale(NamedTuple):
+    """Between stored latents and the latents that the model sees: x = (z - mean) / std, by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def to_model(self, stored: Tensor) -> Tensor:
+        return (stored - self._column(self.mean, stored)) / self._column(self.std, stored)
+
+    def to_stored(self, seen: Tensor) -> Tensor:
+        return seen * self._column(self.std, seen) + self._column(self.mean, seen)
+
+    @staticmethod
+    def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
+        return rearrange(torch.tensor(values, dtype=like.dtype, device=like.device), "c -> c 1 1")
+
+    @classmethod
+    def identity(cls, channels: int) -> "LatentScale":
+        return cls((0.0,) * channels, (1.0,) * channels)
