@@ -1,0 +1,112 @@
+"""Checkpoints at the storage root: `<root>/runs/<run key>/checkpoints/step-00000250/` and `.../final/`.
+
+Safetensors and JSON only. A checkpoint counts when its manifest, written last, lists files that are all there with
+their recorded sizes; loading also compares their sha256.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from pyarrow import fs
+from safetensors.torch import load, save
+from torch import Tensor
+
+from scadm import faces
+from scadm.manifest import FILE_NAME
+
+
+class Store:
+    """A folder, local or remote (any URI that pyarrow's filesystems understand)."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.filesystem, self.path = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), root)
+
+    def __truediv__(self, name: str) -> "Store":
+        return Store(f"{self.root}/{name}")
+
+    def read(self, name: str) -> bytes:
+        with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
+            return file.read()
+
+    def write(self, name: str, data: bytes) -> None:
+        self.filesystem.create_dir(self.path, recursive=True)
+        with self.filesystem.open_output_stream(f"{self.path}/{name}") as file:
+            file.write(data)
+
+    def folders(self) -> list[str]:
+        """Names of the folders inside, sorted."""
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.Directory)
+
+    def size(self, name: str) -> int | None:
+        info = self.filesystem.get_file_info(f"{self.path}/{name}")
+        return info.size if info.type == fs.FileType.File else None
+
+    def delete(self) -> None:
+        self.filesystem.delete_dir(self.path)
+
+
+def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> str:
+    """Write groups of tensors and a configuration; returns the sha256 of the manifest, which names all the others."""
+    files = {f"{name}.safetensors": save({k: t.contiguous() for k, t in group.items()}) for name, group in tensors.items()}
+    files["config.json"] = json.dumps({"labels": faces.LABELS, **config}, indent=1, sort_keys=True).encode()
+    entries = {}
+    for name, data in files.items():
+        store.write(name, data)
+        entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    manifest = json.dumps(entries, indent=1, sort_keys=True).encode()
+    store.write(FILE_NAME, manifest)
+    return hashlib.sha256(manifest).hexdigest()
+
+
+def is_complete(store: Store) -> bool:
+    """Whether the manifest is there and every file has its recorded size."""
+    if store.size(FILE_NAME) is None:
+        return False
+    try:
+        entries = json.loads(store.read(FILE_NAME))
+    except json.JSONDecodeError:
+        return False
+    return all(store.size(name) == entry["bytes"] for name, entry in entries.items())
+
+
+def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The named groups of tensors and the configuration. Raises ValueError where a file is not what was written."""
+    if store.size(FILE_NAME) is None:
+        raise ValueError(f"{store.root} is not a finished checkpoint: it has no {FILE_NAME}.")
+    entries = json.loads(store.read(FILE_NAME))
+    data = {}
+    for name in [*(f"{group}.safetensors" for group in groups), "config.json"]:
+        if name not in entries:
+            raise ValueError(f"{store.root} holds {sorted(entries)}, expected also {name}.")
+        data[name] = store.read(name)
+        found = hashlib.sha256(data[name]).hexdigest()
+        if found != entries[name]["sha256"]:
+            raise ValueError(
+                f"{store.root}/{name} has sha256 {found}, its manifest says {entries[name]['sha256']}: it was changed "
+                "or damaged. Delete this checkpoint; the one before it will be used."
+            )
+    config = json.loads(data["config.json"])
+    faces.require_labels(config["labels"], f"{store.root}/config.json")
+    return {group: load(data[f"{group}.safetensors"]) for group in groups}, config
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def complete_steps(run: Store) -> list[int]:
+    """Steps of the finished checkpoints of a run, in increasing order."""
+    names = (run / "checkpoints").folders()
+    return [int(n.removeprefix("step-")) for n in names if is_complete(run / "checkpoints" / n)]
+
+
+def prune(run: Store, keep: int) -> None:
+    """Delete all but the newest `keep` finished checkpoints, and what older, unfinished ones left."""
+    kept = complete_steps(run)[-keep:]
+    for name in (run / "checkpoints").folders():
+        step = int(name.removeprefix("step-"))
+        if kept and step < kept[0]:
+            (run / "checkpoints" / name).delete()

@@ -1,0 +1,107 @@
+"""Ray Data over tasks: each task is a range of rows, and what it returns is a small report of what it has written."""
+
+import errno
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+from scadm.cluster.session import connect
+from scadm.config import ClusterConfig
+from scadm.progress import bar
+
+Task = dict[str, Any]
+
+
+class _Worker:
+    """Runs tasks in a Ray process. What the user can mend travels back as a value, so that Ray does not retry it."""
+
+    def __init__(self, make: Callable[..., Any] | None, arguments: Task, function: Callable[..., Any] | None) -> None:
+        self.function = make(**arguments) if make is not None else function
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        assert self.function is not None
+        try:
+            result: Any = self.function(**pickle.loads(row["task"]))
+        except ValueError as error:
+            result = error
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            result = error
+        return {"index": row["index"], "result": pickle.dumps(result)}
+
+
+def _run(
+    mapper: Callable[[Any], Any], tasks: list[Task], cluster: ClusterConfig, what: str, unit: str, weight: Callable[[Task], int]
+) -> list[Any]:
+    rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
+    results: dict[int, Any] = {}
+    with connect(cluster):
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        dataset = mapper(ray.data.from_items(rows, override_num_blocks=len(rows)))
+        with bar(sum(map(weight, tasks)), what, unit) as progress:
+            for row in dataset.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, Exception):
+                    raise result
+                results[row["index"]] = result
+                progress.update(weight(tasks[row["index"]]))
+    missing = [tasks[i] for i in range(len(tasks)) if i not in results]
+    if missing:
+        raise ValueError(f"{len(missing)} of {len(tasks)} tasks returned nothing, the first of them {missing[0]}")
+    return [results[i] for i in range(len(tasks))]
+
+
+def map_tasks(
+    function: Callable[..., Any],
+    tasks: list[Task],
+    *,
+    cluster: ClusterConfig,
+    what: str,
+    unit: str,
+    weight: Callable[[Task], int],
+) -> list[Any]:
+    """`[function(**task) for task in tasks]` by Ray Data tasks, with a bar of `weight` units of each.
+
+    Raises the ValueError that a task has raised.
+    """
+    worker = _Worker(None, {}, function)
+    return _run(
+        lambda rows: rows.map(worker.__call__, compute=TaskPoolStrategy(cluster.data_workers)),
+        tasks,
+        cluster,
+        what,
+        unit,
+        weight,
+    )
+
+
+def map_tasks_with(
+    make: Callable[..., Callable[..., Any]],
+    arguments: Task,
+    tasks: list[Task],
+    *,
+    cluster: ClusterConfig,
+    what: str,
+    unit: str,
+    weight: Callable[[Task], int],
+) -> list[Any]:
+    """The same with a fixed pool of actors: `f = make(**arguments)` once in each, then `f(**task)`."""
+    size = min(cluster.data_workers, len(tasks))
+    return _run(
+        lambda rows: rows.map(
+            _Worker,
+            fn_constructor_args=(make, arguments, None),
+            compute=ActorPoolStrategy(size=size),
+            num_gpus=1 if cluster.use_gpu else 0,
+        ),
+        tasks,
+        cluster,
+        what,
+        unit,
+        weight,
+    )

@@ -1,0 +1,43 @@
+"""The connection to Ray: a private one on this machine, or a cluster. The only place that sets a runtime environment."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from scadm.config import ClusterConfig
+
+_EXCLUDES = [".git", ".venv", ".dvc", "data", "models", "reports", "storage", ".work"]
+
+
+def is_remote(cluster: ClusterConfig) -> bool:
+    """Whether the work goes to a cluster that was started by someone else."""
+    return cluster.address is not None or "RAY_ADDRESS" in os.environ
+
+
+@contextmanager
+def connect(cluster: ClusterConfig) -> Iterator[None]:
+    """Be connected to Ray, and leave it (ending a private one) whatever happens."""
+    if is_remote(cluster):
+        # In a job that was submitted with a working directory, the job's runtime environment already holds the code.
+        in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+        ray.init(
+            address=cluster.address or "auto",
+            runtime_env=None if in_job else {"working_dir": ".", "excludes": _EXCLUDES},
+            logging_level=logging.WARNING,
+        )
+    else:
+        ray.init(
+            address="local",
+            # Logical CPUs: enough for every worker beside the data tasks, however few cores there are.
+            num_cpus=max(os.cpu_count() or 1, cluster.workers, cluster.data_workers),
+            include_dashboard=False,
+            object_store_memory=cluster.object_store_mb * 1024**2,
+            logging_level=logging.WARNING,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

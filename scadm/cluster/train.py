@@ -1,0 +1,117 @@
+"""Ray Train around the training loop: it places the workers, restarts them, and connects them by torch.distributed."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+from numpy.typing import NDArray
+from ray.experimental import tqdm_ray
+from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from scadm.cluster.session import connect
+from scadm.config import ClusterConfig
+from scadm.tracking import RunLogger, Tracked
+from scadm.checkpoint import Store, is_complete
+from scadm.training.loop import Progress, TrainJob, Worker, train
+
+
+@dataclass(frozen=True)
+class RayHooks:
+    """The loop's hooks inside a Ray Train worker."""
+
+    logger: RunLogger | None
+    """On rank 0 only."""
+
+    def say(self, text: str) -> None:
+        print(f"[train] {text}", flush=True)
+
+    def progress(self, total: int, initial: int) -> Progress:
+        bar = tqdm_ray.tqdm(total=total, desc="training", unit="steps")
+        bar.update(initial)
+        return _Bar(bar)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        if self.logger is not None:
+            self.logger.log(step, metrics)
+
+    def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
+        if self.logger is not None:
+            self.logger.picture(step, name, image)
+
+    def report(self, step: int, metrics: dict[str, float], checkpoint: str) -> None:
+        leads = ray.train.get_context().get_world_rank() == 0
+        ray.train.report(
+            metrics,
+            checkpoint=Checkpoint(checkpoint) if leads else None,
+            # The loop has written it already, in the one format that runs with and without Ray share.
+            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
+        )
+
+
+class _Bar:
+    """Ray's bar travels to the driver's terminal; it shows rate and time left, the loss goes into its description."""
+
+    def __init__(self, bar: tqdm_ray.tqdm) -> None:
+        self.bar = bar
+
+    def update(self, n: float = 1) -> None:
+        self.bar.update(int(n))
+
+    def set_postfix_str(self, s: str) -> None:
+        self.bar.set_description(f"training, {s}")
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
+    hooks = RayHooks(RunLogger(config["tracked"]) if worker.leads else None)
+    train(config["job"], worker, hooks)
+
+
+def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> None:
+    """Train `job` on the cluster's workers, or in this process where `workers` is 0.
+
+    Raises ValueError with the worker's own message where the user can mend the fault. A job is done when Ray says so
+    and the final weights are there.
+    """
+    storage, name = os.path.split(job.run)
+    with connect(cluster):
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config={"job": job, "tracked": tracked},
+            scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.use_gpu),
+            run_config=RunConfig(
+                name=name,
+                storage_path=storage,
+                failure_config=FailureConfig(max_failures=cluster.max_failures),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            if (message := _mendable(error)) is not None:
+                raise ValueError(message) from None
+            raise
+    if not is_complete(Store(job.run) / "final"):
+        raise RuntimeError(f"the training ended, but {job.run}/final is not a finished checkpoint")
+
+
+def _mendable(error: TrainingFailedError) -> str | None:
+    for cause in getattr(error, "worker_failures", {}).values():
+        while cause is not None:
+            if isinstance(cause, ValueError):
+                return str(cause)
+            cause = cause.__cause__ or getattr(cause, "cause", None)
+    return None
+
+

@@ -1,0 +1,94 @@
+"""Encode faces into latent shards, a range of rows at a time."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scadm.data.shards import Sample, read_offsets, write_shard
+from scadm.data.tables import FaceTable
+from scadm.first_stage import load_first_stage
+from scadm.images import to_tensor
+from scadm.manifest import Split
+
+
+class ShardReport(NamedTuple):
+    name: str
+    ids: list[str]
+    sum: NDArray[np.float64]
+    """Per channel, over the stored latents; with `square` and `count` it gives mean and variance."""
+    square: NDArray[np.float64]
+    count: int
+    """Values per channel."""
+
+
+class ShardMaker:
+    """Holds the autoencoder and one split's table; called once for each range of rows."""
+
+    def __init__(
+        self, tables: str, autoencoder: str, work: str, *, flip: bool, batch_size: int, use_gpu: bool
+    ) -> None:
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.autoencoder = load_first_stage(Path(autoencoder), self.device).model
+        self.tables = Path(tables)
+        self.work = Path(work)
+        self.flip = flip
+        self.batch_size = batch_size
+        self._table: tuple[Split, FaceTable] | None = None
+
+    def _open(self, split: Split) -> FaceTable:
+        if self._table is None or self._table[0] != split:
+            self._table = (split, FaceTable(self.tables, split))
+        return self._table[1]
+
+    @torch.inference_mode()
+    def _samples(self, table: FaceTable, rows: range) -> Iterator[Sample]:
+        for start in range(rows.start, rows.stop, self.batch_size):
+            part = range(start, min(start + self.batch_size, rows.stop))
+            images, labels = table.batch(part)
+            orientations = [images, images[:, :, ::-1]] if self.flip else [images]
+            latents = [self.autoencoder.encode(to_tensor(o).to(self.device)).cpu().numpy() for o in orientations]
+            stacked = np.stack(latents, axis=1).astype(np.float16)
+            for row, latent, image, label in zip(part, stacked, images, labels, strict=True):
+                if not np.isfinite(latent).all():
+                    raise ValueError(
+                        f"the latent of face {table.ids[row]} is not finite in float16: the autoencoder does not fit "
+                        "these images. Train it longer or with a lower autoencoder.training.learning_rate."
+                    )
+                yield Sample(table.ids[row], latent, image, label)
+
+    def __call__(self, split: Split, start: int, stop: int) -> ShardReport:
+        """Make the shard of rows start .. stop - 1 of a split, unless an earlier, killed run has finished it."""
+        table = self._open(split)
+        name = f"{split}-{start:06d}-{stop - 1:06d}.tar"
+        path = self.work / name
+        if not path.is_file():
+            write_shard(path, split, self._samples(table, range(start, stop)))
+        latents = np.stack([np.load(file) for file in _latent_files(path)]).astype(np.float64)
+        by_channel = latents.transpose(2, 0, 1, 3, 4).reshape(latents.shape[2], -1)
+        return ShardReport(
+            name=name,
+            ids=list(read_offsets(path)),
+            sum=by_channel.sum(1),
+            square=(by_channel**2).sum(1),
+            count=by_channel.shape[1],
+        )
+
+
+def _latent_files(path: Path) -> Iterator[io.BytesIO]:
+    data = path.read_bytes()
+    for offsets in read_offsets(path).values():
+        offset, size = offsets["latent.npy"]
+        yield io.BytesIO(data[offset : offset + size])
+
+
+def statistics(reports: list[ShardReport]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each latent channel over the given shards."""
+    count = sum(report.count for report in reports)
+    mean = sum(report.sum for report in reports) / count
+    variance = sum(report.square for report in reports) / count - mean**2
+    return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))

@@ -1,0 +1,27 @@
+"""Where a run comes from: the tags that lead from an MLflow run back to code, data and parameters."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from scadm.manifest import sha256
+
+
+def _git(workspace: Path, *arguments: str) -> str | None:
+    done = subprocess.run(["git", "-C", str(workspace), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def tags(workspace: Path, data_digest: str) -> dict[str, str]:
+    """git commit (and whether the tree differs from it), dvc.lock, data manifest, Ray submission: what there is."""
+    found = {"scadm.data_manifest": data_digest}
+    if commit := _git(workspace, "rev-parse", "HEAD"):
+        found["scadm.git_commit"] = commit
+        found["scadm.git_dirty"] = str(bool(_git(workspace, "status", "--porcelain"))).lower()
+    if (lock := workspace / "dvc.lock").is_file():
+        found["scadm.dvc_lock"] = sha256(lock)
+    if submission := os.environ.get("RAY_JOB_SUBMISSION_ID"):
+        found["scadm.ray_submission"] = submission
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        found["scadm.dvc_experiment"] = experiment
+    return found

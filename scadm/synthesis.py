@@ -1,0 +1,165 @@
+"""The high-level API: reconstruct a face, swap parts, mix, interpolate, or let noise choose.
+
+Images are uint8 RGB (B, H, W, 3), label maps uint8 (B, H, W), and every image has a seed of its own: it does not
+depend on the batch that it is made in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scadm import faces
+from scadm.config import DiffusionConfig, SamplingConfig
+from scadm.diffusion.guidance import guide
+from scadm.diffusion.solvers import sample
+from scadm.first_stage import FirstStage, LatentScale
+from scadm.images import to_array, to_tensor
+from scadm.models.scadm import SCADM, to_one_hot
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+
+
+def part_ids(parts: Sequence[str]) -> list[int]:
+    """Class ids of part names; an unknown name raises ValueError."""
+    for name in parts:
+        if name not in faces.CLASS_ID:
+            raise ValueError(f"unknown part {name!r}, expected some of {', '.join(faces.LABELS)}")
+    return [faces.CLASS_ID[name] for name in parts]
+
+
+@dataclass(frozen=True)
+class Synthesiser:
+    """A trained model with all that is needed to go from masks and references to images."""
+
+    model: SCADM
+    first_stage: FirstStage
+    scale: LatentScale
+    diffusion: DiffusionConfig
+    sampling: SamplingConfig
+    resolution: int
+    device: torch.device
+
+    @torch.inference_mode()
+    def encode_style(self, images: Images, labels: Labels) -> Tensor:
+        """Style codes (B, K, S) of faces. A part that a face lacks gets its code from `no_reference`."""
+        one_hot = self._one_hot(labels)
+        style = self.model.encode_style(to_tensor(images).to(self.device), one_hot)
+        return torch.where(self._present(labels), style, self.no_reference(labels))
+
+    @torch.inference_mode()
+    def no_reference(self, labels: Labels) -> Tensor:
+        """Style codes (B, K, S) of masks alone: a zero image with the true mask, as half of the training saw it."""
+        one_hot = self._one_hot(labels)
+        zero = torch.zeros(len(labels), 3, *one_hot.shape[2:], device=self.device)
+        return self.model.encode_style(zero, one_hot)
+
+    @torch.inference_mode()
+    def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int]) -> Images:
+        """Images of the given masks with the given style codes (B, K, S)."""
+        if not len(style) == len(labels) == len(seeds):
+            raise ValueError(f"{len(style)} styles, {len(labels)} masks and {len(seeds)} seeds, expected as many of each")
+        mask = self._one_hot(labels)
+        s = self.sampling.guidance_scale
+        if s > 0:  # the guidance null in the same batch: a zero image and a zero mask
+            nothing = torch.zeros_like(mask)
+            zero = torch.zeros(1, 3, *mask.shape[2:], device=self.device)
+            null_style = self.model.encode_style(zero, nothing[:1]).expand_as(style)
+            conditioning = self.model.condition(torch.cat([style, null_style]), torch.cat([mask, nothing]))
+        else:
+            conditioning = self.model.condition(style, mask)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            if s == 0:
+                return self.model.denoise(x_t, t, conditioning)
+            eps, eps_null = self.model.denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), conditioning).chunk(2)
+            return guide(eps, eps_null, s)
+
+        shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)
+        latents = sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
+        return self.decode(self.scale.to_stored(latents))
+
+    @torch.inference_mode()
+    def decode(self, stored: Tensor) -> Images:
+        """Images of stored latents (B, C, h, w)."""
+        return to_array(self.first_stage.decode(stored.to(self.device)))
+
+    def round_trip(self, images: Images) -> Images:
+        """Through the autoencoder and back: the ceiling of what any model on its latents can reach."""
+        with torch.inference_mode():
+            return self.decode(self.first_stage.encode(to_tensor(images).to(self.device)))
+
+    def reconstruct(self, images: Images, labels: Labels, seeds: Sequence[int]) -> Images:
+        """Each face from its own mask and its own style codes."""
+        return self.synthesise(self.encode_style(images, labels), labels, seeds)
+
+    def swap(
+        self,
+        images: Images,
+        labels: Labels,
+        references: Images,
+        reference_labels: Labels,
+        parts: Sequence[str],
+        seeds: Sequence[int],
+    ) -> Images:
+        """Each face with the style of some parts from another face."""
+        return self.interpolate(images, labels, references, reference_labels, parts, 1.0, seeds)
+
+    def interpolate(
+        self,
+        images: Images,
+        labels: Labels,
+        references: Images,
+        reference_labels: Labels,
+        parts: Sequence[str],
+        weight: float,
+        seeds: Sequence[int],
+    ) -> Images:
+        """The codes of some parts moved from the face's own (weight 0) to the reference's (weight 1).
+
+        A part that the reference lacks goes to what the mask alone suggests.
+        """
+        style = self.encode_style(images, labels).clone()
+        target = torch.where(
+            self._present(reference_labels),
+            self.encode_style(references, reference_labels),
+            self.no_reference(labels),
+        )
+        ids = part_ids(parts)
+        style[:, ids] = torch.lerp(style[:, ids], target[:, ids], weight)
+        return self.synthesise(style, labels, seeds)
+
+    def mix(
+        self,
+        labels: Labels,
+        references: dict[str, tuple[Images, Labels]],
+        seeds: Sequence[int],
+    ) -> Images:
+        """Each part named in `references` styled after its own reference; all others as noise chooses."""
+        style = self.no_reference(labels).clone()
+        for part, (images, reference_labels) in references.items():
+            (k,) = part_ids([part])
+            found = self.encode_style(images, reference_labels)
+            style[:, k] = torch.where(self._present(reference_labels), found, style)[:, k]
+        return self.synthesise(style, labels, seeds)
+
+    def random(self, labels: Labels, seeds: Sequence[int]) -> Images:
+        """Faces for masks alone: noise chooses every style."""
+        return self.synthesise(self.no_reference(labels), labels, seeds)
+
+    def _present(self, labels: Labels) -> Tensor:
+        """Which classes each mask shows, (B, K, 1)."""
+        return rearrange(self._one_hot(labels).sum(dim=(2, 3)) > 0, "b k -> b k 1")
+
+    def _one_hot(self, labels: Labels) -> Tensor:
+        if labels.ndim != 3 or labels.shape[1:] != (self.resolution, self.resolution):
+            raise ValueError(
+                f"label maps have shape {labels.shape}, expected (B, {self.resolution}, {self.resolution}): the "
+                "resolution that this model was trained at. Resize them, nearest neighbour."
+            )
+        return to_one_hot(torch.from_numpy(np.ascontiguousarray(labels)).to(self.device))

@@ -1,0 +1,121 @@
+"""Train the small VQ autoencoder: L1 + (1 - SSIM) / 2 + commitment, and a codebook of moving averages."""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure as ssim
+
+from scadm.config import AutoencoderStageConfig
+from scadm.images import to_tensor
+from scadm.models.autoencoder import VQAutoencoder
+
+SSIM_WEIGHT = 0.5
+COMMITMENT_WEIGHT = 0.25
+CODE_DECAY = 0.99
+DEAD_BELOW = 0.03  # smoothed uses per step under which a code is restarted
+
+
+class FaceSource(Protocol):
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
+
+
+class Codebook:
+    """Moves the codes to the moving average of the encoder outputs that choose them (van den Oord et al., App. A.1)."""
+
+    def __init__(self, codes: Tensor, seed: int) -> None:
+        self.codes = codes
+        self.uses = torch.ones(len(codes))
+        self.sums = codes.clone()
+        self.random = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def start(self, cells: Tensor) -> None:
+        """Begin at encoder outputs: codes drawn at random would be far from all of them."""
+        chosen = torch.randint(len(cells), (len(self.codes),), generator=self.random)
+        self.codes.copy_(cells[chosen])
+        self.sums.copy_(self.codes)
+
+    @torch.no_grad()
+    def update(self, cells: Tensor, ids: Tensor) -> None:
+        """cells (N, C), ids (N,) their nearest codes."""
+        uses = torch.bincount(ids, minlength=len(self.codes)).float()
+        sums = torch.zeros_like(self.sums).index_add_(0, ids, cells)
+        self.uses.lerp_(uses, 1 - CODE_DECAY)
+        self.sums.lerp_(sums, 1 - CODE_DECAY)
+        self.codes.copy_(self.sums / self.uses.clamp(min=1e-5)[:, None])
+        dead = (self.uses < DEAD_BELOW).nonzero()[:, 0]
+        if len(dead):
+            self.codes[dead] = cells[torch.randint(len(cells), (len(dead),), generator=self.random)]
+            self.uses[dead] = 1.0
+            self.sums[dead] = self.codes[dead]
+
+
+def fit_autoencoder(
+    source: FaceSource,
+    config: AutoencoderStageConfig,
+    seed: int,
+    on_step: Callable[[dict[str, float]], None] = lambda _: None,
+) -> tuple[VQAutoencoder, list[dict[str, float]]]:
+    """Train on all faces of `source`; returns the autoencoder and rows of {step, loss, ssim}."""
+    torch.manual_seed(seed)
+    model = VQAutoencoder(config.network)
+    codebook = Codebook(model.codebook, seed)
+    fit = config.training
+    optimiser = torch.optim.AdamW(model.parameters(), fit.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    half_cosine = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / fit.steps))
+    )
+    random = np.random.Generator(np.random.PCG64(seed))
+    history = []
+    for step in range(fit.steps):
+        images, _ = source.batch(random.integers(len(source), size=fit.batch_size).tolist())
+        x = to_tensor(images)
+        latent = model.encode(x)
+        cells = rearrange(latent.detach(), "b c h w -> (b h w) c")
+        if step == 0:
+            codebook.start(cells)
+        quantised = model.quantise(latent)
+        reconstruction = model.decoder(quantised.latent)
+        similarity = ssim(reconstruction, x, data_range=2.0)
+        assert isinstance(similarity, Tensor)
+        # latent + (code - latent).detach() has the code's value, so this pulls the encoder towards its code.
+        commitment = F.mse_loss(latent, quantised.latent.detach())
+        loss = F.l1_loss(reconstruction, x) + SSIM_WEIGHT * (1 - similarity) + COMMITMENT_WEIGHT * commitment
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        half_cosine.step()
+        codebook.update(cells, quantised.ids.flatten())
+        if not math.isfinite(loss.item()):
+            raise ValueError(
+                f"the autoencoder's loss is {loss.item()} at step {step}: lower autoencoder.training.learning_rate "
+                f"(it is {fit.learning_rate})"
+            )
+        row = {"step": step + 1, "loss": loss.item(), "ssim": similarity.item()}
+        on_step(row)
+        if (step + 1) % 10 == 0 or step + 1 == fit.steps:
+            history.append(row)
+    return model.eval(), history
+
+
+@torch.inference_mode()
+def reconstruction_ssim(model: VQAutoencoder, source: FaceSource, count: int) -> float:
+    """Mean SSIM of the round trip over the first `count` faces of a split that was not trained on."""
+    scores = []
+    for start in range(0, min(count, len(source)), 16):
+        images, _ = source.batch(list(range(start, min(start + 16, count, len(source)))))
+        x = to_tensor(images)
+        rows = ssim(model.decode(model.encode(x)).clamp(-1, 1), x, data_range=2.0, reduction="none")
+        assert isinstance(rows, Tensor)
+        scores += rows.tolist()
+    return float(np.mean(scores))

@@ -1,0 +1,87 @@
+"""What a training will cost, before it starts: parameters, FLOPs, memory, and time."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from scadm.config import ModelConfig, TrainingConfig
+from scadm.faces import NUM_CLASSES
+from scadm.models.scadm import LATENT_FACTOR, SCADM
+
+_STATE_BYTES = 20  # of a parameter: float32 weight, gradient, AdamW's two moments, and the moving average
+
+
+@dataclass(frozen=True)
+class Estimate:
+    parameters: int
+    flops_per_image: int
+    """Forward and backward."""
+    state_bytes: int
+    activation_bytes: int
+    """Kept for the backward pass of one micro-batch."""
+
+    @property
+    def bytes(self) -> int:
+        return self.state_bytes + self.activation_bytes
+
+    def seconds(self, images: int, flops_per_second: float) -> float:
+        return images * self.flops_per_image / flops_per_second
+
+
+def _one_step(model: SCADM, resolution: int, batch: int, bf16: bool) -> tuple[int, int]:
+    """FLOPs of a step and bytes saved for its backward pass, weights themselves left out."""
+    size = resolution // LATENT_FACTOR
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []  # keeps the counted tensors alive, so that no id is used twice
+
+    def count(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        saved[id(tensor)] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    image = torch.empty(batch, 3, resolution, resolution)
+    mask = torch.empty(batch, NUM_CLASSES, resolution, resolution)
+    x_t, t = torch.empty(batch, model.latent_channels, size, size), torch.zeros(batch)
+    with FlopCounterMode(display=False) as flops:
+        with (
+            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+        ):
+            eps = model.denoise(x_t, t, model.condition(model.encode_style(image, mask), mask))
+        eps.float().square().mean().backward()
+    weights = {id(parameter) for parameter in model.parameters()}
+    return flops.get_total_flops(), sum(n for key, n in saved.items() if key not in weights)
+
+
+def estimate(config: ModelConfig, latent_channels: int, resolution: int, training: TrainingConfig) -> Estimate:
+    """Counted on torch's meta device, where nothing is computed or allocated. `auto` precision counts as bf16."""
+    bf16 = training.precision != "fp32"
+    with torch.device("meta"):
+        model = SCADM(config, latent_channels)
+        flops, one = _one_step(model, resolution, 1, bf16)
+        _, two = _one_step(model, resolution, 2, bf16)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Estimate(
+        parameters=parameters,
+        flops_per_image=flops,
+        state_bytes=_STATE_BYTES * parameters,
+        # One image more costs two - one; the rest, such as weights cast to bf16, is saved once.
+        activation_bytes=one + (training.micro_batch - 1) * (two - one),
+    )
+
+
+def describe(found: Estimate, training: TrainingConfig, *, workers: int, use_gpu: bool) -> str:
+    """What to expect, for the person who is about to start it."""
+    images = training.steps * training.batch_size
+    rate = 50e12 if use_gpu else 0.1e12  # a plain bf16 training sustains about this on one card or one core
+    hours = found.seconds(images, max(workers, 1) * rate) / 3600
+    return (
+        f"{found.parameters / 1e6:.1f} M parameters, {found.flops_per_image / 1e9:.1f} GFLOP an image (forward and "
+        f"backward), about {found.bytes / 2**30:.2f} GiB a worker: {found.state_bytes / 2**30:.2f} for weights, "
+        f"gradients, AdamW and EMA, {found.activation_bytes / 2**30:.2f} for a micro-batch of {training.micro_batch}.\n"
+        f"{training.steps} steps of {training.batch_size} images are {images * found.flops_per_image / 1e15:.3g} PFLOP, "
+        f"{hours:.2g} h if each of {max(workers, 1)} {'GPU(s)' if use_gpu else 'core(s)'} sustains "
+        f"{rate / 1e12:g} TFLOP/s."
+    )

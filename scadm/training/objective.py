@@ -1,0 +1,59 @@
+"""What is minimised: E || eps - eps_theta(x_t, t, style, mask) ||^2, with both conditions dropped at times."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scadm.config import DiffusionConfig
+from scadm.data.loader import Batch
+from scadm.diffusion.noise import DROP, NOISE, TIMESTEP, generator, normal
+from scadm.diffusion.schedule import Schedule
+from scadm.models.scadm import SCADM, drop_condition, to_one_hot
+
+
+class Draws(NamedTuple):
+    """The random numbers of a batch, each a function of the seed and the sample's global position."""
+
+    t: Tensor
+    noise: Tensor
+    no_reference: Tensor
+    null: Tensor
+
+    def to(self, device: torch.device) -> "Draws":
+        return Draws(*(tensor.to(device) for tensor in self))
+
+
+def draw(seed: int, positions: list[int], shape: tuple[int, ...], config: DiffusionConfig) -> Draws:
+    """Timesteps (B,), noise (B, *shape) and which conditions are dropped, for samples at global positions."""
+    t = [int(generator(seed, TIMESTEP, p).integers(config.timesteps)) for p in positions]
+    uniform = np.stack([generator(seed, DROP, p).random(2) for p in positions])
+    return Draws(
+        t=torch.tensor(t),
+        noise=normal(seed, NOISE, positions, shape),
+        no_reference=torch.from_numpy(uniform[:, 0] < config.no_reference),
+        null=torch.from_numpy(uniform[:, 1] < config.guidance_null),
+    )
+
+
+class TrainingModule(nn.Module):
+    """The one module that DDP wraps: its forward conditions, denoises and returns the loss of each sample."""
+
+    def __init__(self, model: SCADM, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.schedule = Schedule(config)
+
+    def forward(self, x_0: Tensor, image: Tensor, labels: Tensor, draws: Draws) -> Tensor:
+        """x_0 (B, C, h, w) as the model sees it, image in [-1, 1], labels (B, H, W) -> losses (B,), float32."""
+        image, style_mask, mask = drop_condition(image, to_one_hot(labels), draws.no_reference, draws.null)
+        conditioning = self.model.condition(self.model.encode_style(image, style_mask), mask)
+        x_t = self.schedule.add_noise(x_0, draws.noise, draws.t)
+        eps = self.model.denoise(x_t, draws.t, conditioning)
+        return (eps.float() - draws.noise).square().mean(dim=(1, 2, 3))
+
+
+def device_batch(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Stored latents, images and labels on the device."""
+    return batch.latent.to(device), batch.image.to(device), batch.labels.to(device)

@@ -1,0 +1,41 @@
+"""The state of a training run between two steps, and its way to and from named tensors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scadm.weights import load_state
+
+GROUPS = ["model", "average", "optimiser"]
+
+
+@dataclass
+class TrainState:
+    """The sample order and all noise are functions of the step, so nothing else needs to be kept."""
+
+    model: nn.Module
+    average: dict[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    step: int
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        moments = {
+            f"{index}.{name}": value
+            for index, entries in self.optimiser.state_dict()["state"].items()
+            for name, value in entries.items()
+        }
+        return {"model": dict(self.model.state_dict()), "average": self.average, "optimiser": moments}
+
+    def restore(self, tensors: dict[str, dict[str, Tensor]], step: int, where: str) -> None:
+        load_state(self.model, tensors["model"], where)
+        device = next(self.model.parameters()).device
+        for name, tensor in tensors["average"].items():
+            self.average[name].copy_(tensor)
+        tree = self.optimiser.state_dict()
+        tree["state"] = {}
+        for key, value in tensors["optimiser"].items():
+            index, name = key.split(".", 1)
+            tree["state"].setdefault(int(index), {})[name] = value if name == "step" else value.to(device)
+        self.optimiser.load_state_dict(tree)
+        self.step = step
