@@ -40,6 +40,11 @@ class Store:
         selector = fs.FileSelector(self.path, allow_not_found=True)
         return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.Directory)
 
+    def files(self) -> list[str]:
+        """Names of the files inside, sorted."""
+        selector = fs.FileSelector(self.path)
+        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
+
     def size(self, name: str) -> int | None:
         info = self.filesystem.get_file_info(f"{self.path}/{name}")
         return info.size if info.type == fs.FileType.File else None
@@ -48,17 +53,15 @@ class Store:
         self.filesystem.delete_dir(self.path)
 
 
-def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> str:
-    """Write groups of tensors and a configuration; returns the sha256 of the manifest, which names all the others."""
+def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
+    """Write groups of tensors and a configuration, the manifest last."""
     files = {f"{name}.safetensors": save({k: t.contiguous() for k, t in group.items()}) for name, group in tensors.items()}
     files["config.json"] = json.dumps({"labels": faces.LABELS, **config}, indent=1, sort_keys=True).encode()
     entries = {}
     for name, data in files.items():
         store.write(name, data)
         entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    manifest = json.dumps(entries, indent=1, sort_keys=True).encode()
-    store.write(FILE_NAME, manifest)
-    return hashlib.sha256(manifest).hexdigest()
+    store.write(FILE_NAME, json.dumps(entries, indent=1, sort_keys=True).encode())
 
 
 def is_complete(store: Store) -> bool:
@@ -91,6 +94,11 @@ def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str
     config = json.loads(data["config.json"])
     faces.require_labels(config["labels"], f"{store.root}/config.json")
     return {group: load(data[f"{group}.safetensors"]) for group in groups}, config
+
+
+def digest_of(store: Store) -> str:
+    """sha256 of a checkpoint's manifest, which names the sha256 of all its files."""
+    return hashlib.sha256(store.read(FILE_NAME)).hexdigest()
 
 
 def checkpoint_name(step: int) -> str:

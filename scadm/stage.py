@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from scadm.config import Params, load_params
-from scadm.manifest import FILE_NAME, Manifest, digest, sha256
+from scadm.manifest import FILE_NAME, Manifest, digest, sha256, write_atomically
 
 _CODE = ("scadm", "pipeline")
 _EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
@@ -42,7 +42,15 @@ def find_home(workspace: Path) -> Path:
 
 def find_data(workspace: Path) -> Path:
     """The folder that holds the stages' outs: the workspace, or the home where the workspace is an upload."""
-    return workspace if (workspace / ".dvc").is_dir() else find_home(workspace)
+    if (workspace / ".dvc").is_dir():
+        return workspace
+    if "SCADM_HOME" not in os.environ:
+        raise ValueError(
+            f"{workspace} is not the project's folder (it has no .dvc), so the data cannot be found. Run this from the "
+            "project's folder; for a Ray job, start the cluster with SCADM_HOME set to the project's absolute path: "
+            "`SCADM_HOME=$PWD ray start --head`."
+        )
+    return find_home(workspace)
 
 
 def _content(path: Path) -> str:
@@ -103,6 +111,10 @@ class Stage:
     def path(self, name: str) -> Path:
         """Absolute path of an out or a dependency."""
         return self.data / name
+
+    def write(self, out: str, text: str) -> None:
+        """Write an out that is one file, whole or not at all."""
+        write_atomically(self.path(out), text)
 
     def work_folder(self) -> Path:
         """Where the out is made; what an earlier, killed run left for the same run key is still in it."""

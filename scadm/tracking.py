@@ -5,8 +5,10 @@ training: it is counted and said once.
 """
 
 import json
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
 from numpy.typing import NDArray
 
+from scadm.checkpoint import Store
 from scadm.config import TrackingConfig
 
 RUN_KEY = "scadm.run_key"
@@ -94,7 +97,6 @@ def open_run(
         entity = MetaDataset(resolve_dataset_source(source), name=data_name, digest=digest[:36])._to_mlflow_entity()
         client.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
     client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-    client.update_run(run.info.run_id, status="RUNNING")
     return Tracked(uri, run.info.run_id)
 
 
@@ -104,8 +106,25 @@ def find_run(client: MlflowClient, experiment_id: str, run_key: str) -> Run | No
     return found[0] if found else None
 
 
-def end_run(tracked: Tracked, *, succeeded: bool) -> None:
-    MlflowClient(tracked.uri).set_terminated(tracked.run_id, "FINISHED" if succeeded else "FAILED")
+@contextmanager
+def ending(tracked: Tracked) -> Iterator[None]:
+    """End the run as finished or failed, whichever the block does."""
+    client = MlflowClient(tracked.uri)
+    client.update_run(tracked.run_id, status="RUNNING")
+    try:
+        yield
+    except BaseException:
+        client.set_terminated(tracked.run_id, "FAILED")
+        raise
+    client.set_terminated(tracked.run_id, "FINISHED")
+
+
+def keep_weights(tracked: Tracked, final: Store) -> None:
+    """Keep the final weights as artifacts of the run too, so that a clone without this storage can have them."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in final.files():
+            (Path(folder) / name).write_bytes(final.read(name))
+        RunLogger(tracked).artifacts(Path(folder), "weights")
 
 
 @dataclass

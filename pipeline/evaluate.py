@@ -1,0 +1,66 @@
+"""Measure the model on the pinned test split, and write metrics, figures and the report."""
+
+import json
+
+from scadm import tracking
+from scadm.cluster.data import map_tasks_with
+from scadm.data.shards import ShardReader
+from scadm.evaluation import summary
+from scadm.evaluation.baselines import MeanColours
+from scadm.evaluation.gallery import figures
+from scadm.evaluation.metrics import merge
+from scadm.evaluation.reconstruction import Reconstruction, Subjects
+from scadm.evaluation.report import write_report
+from scadm.manifest import Manifest, digest
+from scadm.stage import Stage, run
+
+
+def main(stage: Stage) -> None:
+    params = stage.params
+    trained = json.loads(stage.path("models/train.json").read_text())
+    data = Manifest.read(stage.path("data/shards"))
+    Manifest.read(stage.path("models/parser"))
+    shards = str(stage.path("data/shards"))
+    tracked = tracking.Tracked(tracking.tracking_uri(params.tracking, stage.home), trained["mlflow_run"])
+    subjects = Subjects(
+        weights=summary.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
+        autoencoder=stage.path("models/autoencoder"),
+        parser=stage.path("models/parser"),
+        shards=shards,
+        sampling=params.sampling,
+        use_gpu=params.cluster.use_gpu,
+    )
+    ids = data.splits["test"][: params.evaluation.samples]
+    size = params.evaluation.batch_size
+    colours = MeanColours.measure(ShardReader(shards, "train"))
+    parts = map_tasks_with(
+        Reconstruction,
+        {"subjects": subjects, "colours": colours.colours, "pixels": colours.pixels},
+        [{"start": start, "stop": min(start + size, len(ids))} for start in range(0, len(ids), size)],
+        cluster=params.cluster,
+        what="evaluate",
+        unit="faces",
+        weight=lambda task: task["stop"] - task["start"],
+    )
+    sheets = {row: merge([part[row] for part in parts], len(ids)) for row in parts[0]}
+    rows = {row: sheet.summary() for row, sheet in sheets.items()}
+    pictures = figures(subjects.synthesiser(), colours, ShardReader(shards, "test"), params.evaluation.figure_rows)
+
+    stage.write("reports/metrics.json", json.dumps({"reconstruction": rows}, indent=1) + "\n")
+    test_split = digest({"data": data.inputs, "ids": ids})
+    stage.write("reports/evaluation.json", summary.evaluation_json(trained, sheets, test_split))
+    folder = stage.work_folder()
+    for name, figure in pictures.items():
+        figure.image.save(folder / f"{name}.png")
+    stage.publish_plain(folder, "reports/figures")
+    write_report(
+        stage.path("reports/index.html"),
+        summary.report_data(params, trained, sheets, pictures, colours, data, test_split),
+    )
+    summary.track(tracked, rows, stage.path("reports"))
+    for row, metrics in rows.items():
+        stage.say(f"{row:12s} " + "  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+
+
+if __name__ == "__main__":
+    run("evaluate", main)

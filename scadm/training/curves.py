@@ -1,0 +1,24 @@
+"""A run's journal as tables for plots."""
+
+import json
+
+import pandas as pd
+
+from scadm.checkpoint import Store
+from scadm.stage import Stage
+from scadm.training.journal import NAME
+
+
+def read(run: Store) -> pd.DataFrame:
+    """One row a step that logged something; a metric that a step did not log is missing there."""
+    rows = [json.loads(line) for line in run.read(NAME).decode().splitlines()]
+    return pd.DataFrame(rows).groupby("step", as_index=False).first()
+
+
+def write(run: Store, stage: Stage) -> None:
+    """reports/training.csv and reports/validation.csv, for DVC's plots."""
+    table = read(run)
+    for name, prefix in (("training", "train/"), ("validation", "validation/")):
+        columns = [column for column in table.columns if column.startswith(prefix)]
+        part = table[["step", *columns]].dropna().rename(columns=lambda column: column.removeprefix(prefix))
+        stage.write(f"reports/{name}.csv", part.to_csv(index=False))
