@@ -1,8 +1,7 @@
 """Fit the small face parser to the train split: a short run in one process, determined by its seed."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,17 +12,7 @@ from torch import Tensor
 from scadm import faces
 from scadm.config import ParserStageConfig
 from scadm.models.parser import FaceParser
-from scadm.pixels import to_signed
-
-
-class FaceSource(Protocol):
-    """Faces that can be read by position."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Images uint8 (B, H, W, 3) and label maps uint8 (B, H, W)."""
-        ...
+from scadm.pixels import FaceSource, Images, Labels, to_signed
 
 
 def fit_parser(
@@ -106,8 +95,8 @@ def _order(count: int, positions: int, rng: np.random.Generator) -> NDArray[np.i
 
 
 def _mirror_some(
-    images: NDArray[np.uint8], labels: NDArray[np.uint8], chosen: NDArray[np.bool_]
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images: Images, labels: Labels, chosen: NDArray[np.bool_]
+) -> tuple[Images, Labels]:
     """Mirror the chosen faces (B,), and exchange the left and right parts of their labels."""
     images = np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
     labels = np.where(chosen[:, None, None], faces.mirror_labels(labels), labels)
