@@ -55,7 +55,9 @@ def own_colours(images: Images, labels: Labels) -> Images:
     """Paint each label map (B, H, W) with its own image's (B, H, W, 3) mean colour of each class."""
     faces.require_ids(labels, "a mask")
     count = len(images) * faces.NUM_CLASSES
-    parts = labels + faces.NUM_CLASSES * np.arange(len(images))[:, None, None]  # (B, H, W), one id a face and class
+    parts = (
+        labels + faces.NUM_CLASSES * np.arange(len(images))[:, None, None]
+    )  # (B, H, W), one id a face and class
     sums, pixels = _totals(images, parts, count)
     # A class that a face lacks is painted nowhere in it.
     colours = sums / np.maximum(pixels, 1)[:, None]

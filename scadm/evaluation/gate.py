@@ -31,18 +31,19 @@ def judge(
 
     Raises ValueError if a needed metric is missing or not finite, in either model's metrics.
     """
-    checks = [_ssim_share(metrics, config.gate.min_ssim_share), _accuracy(metrics, config.gate.min_accuracy_share)]
+    checks = [
+        _ssim_share(metrics, config.gate.min_ssim_share),
+        _accuracy(metrics, config.gate.min_accuracy_share),
+    ]
     if champion_metrics is None:
         checks.append((True, "There is no champion yet to compare with."))
     elif champion_split_digest != split_digest:
-        checks.append(
-            (
-                False,
-                f"The champion was measured on another test split (digest {champion_split_digest}, here "
-                f"{split_digest}), so the two cannot be compared. Evaluate the champion on this split, or remove the "
-                "alias champion to start anew.",
-            )
+        reason = (
+            f"The champion was measured on another test split (digest {champion_split_digest}, here {split_digest}), "
+            "so the two cannot be compared. Evaluate the champion on this split, or remove the alias champion to "
+            "start anew."
         )
+        checks.append((False, reason))
     else:
         checks.append(_against_champion(metrics, champion_metrics, config.tolerance))
     return Verdict(all(met for met, _ in checks), tuple(reason for _, reason in checks))

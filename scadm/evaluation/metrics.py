@@ -21,7 +21,7 @@ from scadm.pixels import Images, Labels, to_unit
 def ssim(images: Images, truth: Images) -> NDArray[np.float64]:
     """Structural similarity of each image (B, H, W, 3) with its truth: (B,), 1 for equal ones.
 
-    Gaussian window of sigma 1.5 over the RGB channels in [0, 1], the library's default.
+    The library's default: Gaussian window of 11 and sigma 1.5 on each channel in [0, 1], borders mirrored and counted.
     """
     values = structural_similarity_index_measure(
         to_unit(images).double(), to_unit(truth).double(), data_range=1.0, reduction="none"

@@ -94,9 +94,7 @@ def _order(count: int, positions: int, rng: np.random.Generator) -> NDArray[np.i
     return np.concatenate(shuffles)[:positions]
 
 
-def _mirror_some(
-    images: Images, labels: Labels, chosen: NDArray[np.bool_]
-) -> tuple[Images, Labels]:
+def _mirror_some(images: Images, labels: Labels, chosen: NDArray[np.bool_]) -> tuple[Images, Labels]:
     """Mirror the chosen faces (B,), and exchange the left and right parts of their labels."""
     images = np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
     labels = np.where(chosen[:, None, None], faces.mirror_labels(labels), labels)
