@@ -69,5 +69,7 @@ def _totals(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sum of colours (count, 3) and number of pixels (count,) of each part id; exact, so batches may differ."""
     ids = parts.ravel()
-    sums = [np.bincount(ids, weights=images[..., channel].ravel(), minlength=count) for channel in range(3)]
-    return np.stack(sums, axis=1), np.bincount(ids, minlength=count)
+    sums = np.zeros((count, 3))
+    for channel in range(3):
+        sums[:, channel] = np.bincount(ids, weights=images[..., channel].ravel(), minlength=count)
+    return sums, np.bincount(ids, minlength=count)

@@ -108,9 +108,8 @@ class SmallParser(Parser):
         try:
             network.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            raise ValueError(
-                f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {error}. {_REMAKE}"
-            ) from None
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {reason} {_REMAKE}") from None
         parser = cls(network, tree["resolution"], device)
         require_same(f"the fingerprint of {folder}", parser.fingerprint, tree["fingerprint"], _REMAKE)
         return parser

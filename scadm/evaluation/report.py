@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -172,7 +173,7 @@ def _plot(curves: Sequence[Curve]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scadm", "font.size": 11}):
         plot = Plot(figsize=(7.6, 3.0), layout="constrained")
         axes = plot.subplots()
-        for curve, colour in zip(curves, _LINES, strict=False):
+        for curve, colour in zip(curves, cycle(_LINES), strict=False):
             few = len(curve.steps) < 40
             axes.plot(
                 curve.steps,
@@ -184,7 +185,7 @@ def _plot(curves: Sequence[Curve]) -> str:
                 markersize=4,
             )
         values = [value for curve in curves for value in curve.values]
-        if min(values) > 0 and max(values) > 10 * min(values):
+        if values and min(values) > 0 and max(values) > 10 * min(values):
             axes.set_yscale("log")
         axes.set_xlabel("step", color=_INK)
         axes.tick_params(colors=_INK, which="both", length=3)
