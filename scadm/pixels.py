@@ -1,0 +1,37 @@
+"""Faces as they are stored, and as networks see them.
+
+Stored: images uint8 RGB (B, H, W, 3) and label maps uint8 (B, H, W). Networks: float (B, 3, H, W).
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from torch import Tensor
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.uint8]
+
+
+class FaceSource(Protocol):
+    """Faces that can be read by position."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int]) -> tuple[Images, Labels]:
+        """Images (B, H, W, 3) and label maps (B, H, W)."""
+        ...
+
+
+def to_unit(images: Images, device: torch.device | str = "cpu") -> Tensor:
+    """Stored images (B, H, W, 3) as float32 (B, 3, H, W) in [0, 1]."""
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return rearrange(pixels, "B H W C -> B C H W").float() / 255
+
+
+def to_signed(images: Images, device: torch.device | str = "cpu") -> Tensor:
+    """Stored images (B, H, W, 3) as float32 (B, 3, H, W) in [-1, 1]."""
+    return to_unit(images, device) * 2 - 1
