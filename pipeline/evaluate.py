@@ -3,6 +3,7 @@
 import json
 
 from scadm import tracking
+from scadm.checkpoint import Store
 from scadm.cluster.data import map_tasks_with
 from scadm.data.shards import ShardReader
 from scadm.evaluation import summary
@@ -30,6 +31,7 @@ def main(stage: Stage) -> None:
         sampling=params.sampling,
         use_gpu=params.cluster.use_gpu,
     )
+    training = Store(f"{stage.storage_root}/runs/{trained['run_key']}")
     ids = data.splits["test"][: params.evaluation.samples]
     size = params.evaluation.batch_size
     colours = MeanColours.measure(ShardReader(shards, "train"))
@@ -47,15 +49,15 @@ def main(stage: Stage) -> None:
     pictures = figures(subjects.synthesiser(), colours, ShardReader(shards, "test"), params.evaluation.figure_rows)
 
     stage.write("reports/metrics.json", json.dumps({"reconstruction": rows}, indent=1) + "\n")
-    test_split = digest({"data": data.inputs, "ids": ids})
+    test_split = digest({"faces": data.inputs["data/onehot"], "ids": ids})
     stage.write("reports/evaluation.json", summary.evaluation_json(trained, sheets, test_split))
     folder = stage.work_folder()
     for name, figure in pictures.items():
         figure.image.save(folder / f"{name}.png")
-    stage.publish_plain(folder, "reports/figures")
+    stage.publish(folder, "reports/figures", None)
     write_report(
         stage.path("reports/index.html"),
-        summary.report_data(params, trained, sheets, pictures, colours, data, test_split),
+        summary.report_data(params, trained, sheets, pictures, colours, data, test_split, training),
     )
     summary.track(tracked, rows, stage.path("reports"))
     for row, metrics in rows.items():

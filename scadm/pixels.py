@@ -35,3 +35,9 @@ def to_unit(images: Images, device: torch.device | str = "cpu") -> Tensor:
 def to_signed(images: Images, device: torch.device | str = "cpu") -> Tensor:
     """Stored images (B, H, W, 3) as float32 (B, 3, H, W) in [-1, 1]."""
     return to_unit(images, device) * 2 - 1
+
+
+def to_stored(signed: Tensor) -> Images:
+    """Float (B, 3, H, W), clamped to [-1, 1], as images to store (B, H, W, 3)."""
+    pixels = (signed.detach().float().clamp(-1, 1) + 1) * 127.5
+    return rearrange(pixels.round().to(torch.uint8), "B C H W -> B H W C").cpu().numpy()

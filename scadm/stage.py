@@ -122,9 +122,10 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def publish(self, work: Path, out: str, manifest: Manifest) -> None:
-        """Write the manifest and move the finished folder to its place, replacing an older one."""
-        manifest.write(work)
+    def publish(self, work: Path, out: str, manifest: Manifest | None) -> None:
+        """Write the manifest, where the out has one, and move the finished folder to its place."""
+        if manifest is not None:
+            manifest.write(work)
         target = self.path(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():

@@ -18,11 +18,8 @@ from scadm.config import DiffusionConfig, SamplingConfig
 from scadm.diffusion.guidance import guide
 from scadm.diffusion.solvers import sample
 from scadm.first_stage import FirstStage, LatentScale
-from scadm.images import to_array, to_tensor
+from scadm.pixels import Images, Labels, to_signed, to_stored
 from scadm.models.scadm import SCADM, to_one_hot
-
-Images = NDArray[np.uint8]
-Labels = NDArray[np.uint8]
 
 
 def part_ids(parts: Sequence[str]) -> list[int]:
@@ -49,7 +46,7 @@ class Synthesiser:
     def encode_style(self, images: Images, labels: Labels) -> Tensor:
         """Style codes (B, K, S) of faces. A part that a face lacks gets its code from `no_reference`."""
         one_hot = self._one_hot(labels)
-        style = self.model.encode_style(to_tensor(images).to(self.device), one_hot)
+        style = self.model.encode_style(to_signed(images).to(self.device), one_hot)
         return torch.where(self._present(labels), style, self.no_reference(labels))
 
     @torch.inference_mode()
@@ -87,12 +84,12 @@ class Synthesiser:
     @torch.inference_mode()
     def decode(self, stored: Tensor) -> Images:
         """Images of stored latents (B, C, h, w)."""
-        return to_array(self.first_stage.decode(stored.to(self.device)))
+        return to_stored(self.first_stage.decode(stored.to(self.device)))
 
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back: the ceiling of what any model on its latents can reach."""
         with torch.inference_mode():
-            return self.decode(self.first_stage.encode(to_tensor(images).to(self.device)))
+            return self.decode(self.first_stage.encode(to_signed(images).to(self.device)))
 
     def reconstruct(self, images: Images, labels: Labels, seeds: Sequence[int]) -> Images:
         """Each face from its own mask and its own style codes."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,9 @@ class RunLogger:
     def artifacts(self, folder: Path, name: str) -> None:
         self._try(lambda: self.client.log_artifacts(self.tracked.run_id, str(folder), name))
 
+    def artifact(self, path: Path, folder: str) -> None:
+        self._try(lambda: self.client.log_artifact(self.tracked.run_id, str(path), folder))
+
     def _try(self, call: Callable[[], object]) -> None:
         try:
             call()
@@ -172,12 +176,25 @@ def fetch_artifacts(tracked: Tracked, name: str, folder: Path) -> Path:
 _METRICS, _TEST_SPLIT, _EVALUATION = "scadm.metrics", "scadm.test_split", "scadm.evaluation"
 
 
+_SERVED_BY = (
+    "diffusers", "einops", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "torch",
+)  # fmt: skip
+
+Metrics = dict[str, dict[str, dict[str, float]]]
+"""{task: {row: {metric: value}}}."""
+
+
+def _requirements() -> list[str]:
+    """What a registered model needs, at the versions that made it; torch without the suffix of its build."""
+    return [f"{name}=={version(name).split('+')[0]}" for name in _SERVED_BY]
+
+
 @dataclass(frozen=True)
 class Version:
     name: str
     number: str
-    metrics: dict[str, dict[str, float]]
-    """Rows of the task reconstruction."""
+    metrics: Metrics
+    """As in reports/metrics.json."""
     test_split: str
 
     @property
@@ -208,12 +225,11 @@ class Registry:
         self,
         run_id: str,
         *,
-        weights: Path,
-        autoencoder: Path,
+        weights: str,
+        autoencoder: str,
         code: list[str],
         sampling: dict[str, Any],
-        requirements: list[str],
-        metrics: dict[str, dict[str, float]],
+        metrics: Metrics,
         test_split: str,
         evaluation: str,
         description: str,
@@ -229,11 +245,11 @@ class Registry:
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("serving.py")),
-                artifacts={"weights": str(weights), "autoencoder": str(autoencoder)},
+                artifacts={"weights": weights, "autoencoder": autoencoder},
                 code_paths=code,
                 model_config={"sampling": sampling},
                 signature=_SIGNATURE,
-                pip_requirements=requirements,
+                pip_requirements=_requirements(),
             )
         tags = {_METRICS: json.dumps(metrics), _TEST_SPLIT: test_split, _EVALUATION: evaluation}
         registered = mlflow.register_model(logged.model_uri, self.name, tags=tags)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scadm.data.shards import Sample, read_offsets, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
-from scadm.images import to_tensor
+from scadm.pixels import to_signed
 from scadm.manifest import Split
 
 
@@ -51,7 +51,7 @@ class ShardMaker:
             part = range(start, min(start + self.batch_size, rows.stop))
             images, labels = table.batch(part)
             orientations = [images, images[:, :, ::-1]] if self.flip else [images]
-            latents = [self.autoencoder.encode(to_tensor(o).to(self.device)).cpu().numpy() for o in orientations]
+            latents = [self.autoencoder.encode(to_signed(o).to(self.device)).cpu().numpy() for o in orientations]
             stacked = np.stack(latents, axis=1).astype(np.float16)
             for row, latent, image, label in zip(part, stacked, images, labels, strict=True):
                 if not np.isfinite(latent).all():

@@ -13,7 +13,7 @@ from scadm import faces
 from scadm.data.order import micro_batches, rank_positions, sample_at
 from scadm.data.shards import Sample, ShardReader
 from scadm.diffusion.noise import FLIP, generator
-from scadm.images import to_tensor
+from scadm.pixels import to_signed
 
 
 class Batch(NamedTuple):
@@ -37,7 +37,7 @@ def collate(positions: Sequence[int], samples: Sequence[Sample], mirrored: Seque
         positions=list(positions),
         ids=[s.id for s in samples],
         latent=torch.from_numpy(np.stack(latents)).float(),
-        image=to_tensor(np.stack(images)),
+        image=to_signed(np.stack(images)),
         labels=torch.from_numpy(np.stack(labels)),
     )
 

@@ -7,7 +7,7 @@ flipping is on), `ID.image.webp` (lossless RGB, for the style encoder), `ID.mask
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -107,6 +107,11 @@ class ShardReader:
     @property
     def ids(self) -> list[str]:
         return [key for _, key, _ in self._samples]
+
+    def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Images (B, H, W, 3) and label maps (B, H, W)."""
+        samples = [self[index] for index in indices]
+        return np.stack([s.image for s in samples]), np.stack([s.labels for s in samples])
 
     def __getitem__(self, index: int) -> Sample:
         shard, key, places = self._samples[index]

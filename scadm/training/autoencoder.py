@@ -2,30 +2,22 @@
 
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from scadm.config import AutoencoderStageConfig
-from scadm.images import to_tensor
+from scadm.pixels import FaceSource, to_signed
 from scadm.models.autoencoder import VQAutoencoder
 
 SSIM_WEIGHT = 0.5
 COMMITMENT_WEIGHT = 0.25
 CODE_DECAY = 0.99
 DEAD_BELOW = 0.03  # smoothed uses per step under which a code is restarted
-
-
-class FaceSource(Protocol):
-    def __len__(self) -> int: ...
-
-    def batch(self, indices: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]: ...
 
 
 class Codebook:
@@ -78,7 +70,7 @@ def fit_autoencoder(
     history = []
     for step in range(fit.steps):
         images, _ = source.batch(random.integers(len(source), size=fit.batch_size).tolist())
-        x = to_tensor(images)
+        x = to_signed(images)
         latent = model.encode(x)
         cells = rearrange(latent.detach(), "b c h w -> (b h w) c")
         if step == 0:
@@ -114,7 +106,7 @@ def reconstruction_ssim(model: VQAutoencoder, source: FaceSource, count: int) ->
     scores = []
     for start in range(0, min(count, len(source)), 16):
         images, _ = source.batch(list(range(start, min(start + 16, count, len(source)))))
-        x = to_tensor(images)
+        x = to_signed(images)
         rows = ssim(model.decode(model.encode(x)).clamp(-1, 1), x, data_range=2.0, reduction="none")
         assert isinstance(rows, Tensor)
         scores += rows.tolist()

@@ -6,13 +6,13 @@ from numpy.typing import NDArray
 
 from scadm import faces
 from scadm.data.loader import Batch
-from scadm.images import to_array
+from scadm.pixels import to_stored
 from scadm.synthesis import Synthesiser
 
 
 def sample_grid(synthesiser: Synthesiser, batch: Batch) -> NDArray[np.uint8]:
     """One row a face: mask, truth, round trip, reconstruction, hair of the next face, noise only. uint8 (H, W, 3)."""
-    images, labels = to_array(batch.image), batch.labels.numpy()
+    images, labels = to_stored(batch.image), batch.labels.numpy()
     seeds = batch.positions
     other = np.roll(np.arange(len(images)), -1)
     columns = np.stack(

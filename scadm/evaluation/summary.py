@@ -1,0 +1,148 @@
+"""What the evaluation stage says of a model: to the report, to the next stage, and to MLflow."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from scadm import tracking
+from scadm.checkpoint import Store, digest_of, is_complete
+from scadm.config import Params
+from scadm.evaluation.baselines import MeanColours
+from scadm.evaluation.metrics import ScoreSheet, share
+from scadm.evaluation.report import Curve, Figure, ReportData
+from scadm.manifest import Manifest, require_same
+from scadm.training.curves import read
+
+
+def find_weights(trained: Mapping[str, str], storage_root: str, tracked: tracking.Tracked, work: Path) -> str:
+    """Where the weights of models/train.json are: at the storage root, or fetched from the run's artifacts.
+
+    Raises ValueError where they are in neither place, or are not the ones that were trained.
+    """
+    place = f"{storage_root}/{trained['weights']}"
+    if not is_complete(Store(place)):
+        try:
+            place = str(tracking.fetch_artifacts(tracked, "weights", work / f"weights-{trained['run_key']}"))
+        except Exception as error:
+            raise ValueError(
+                f"the weights of run {trained['run_key']} are neither in {place} nor among the artifacts of the MLflow "
+                f"run {trained['mlflow_run']} ({error}). Set storage.root or tracking.uri to where they are, or train "
+                "again with `dvc repro --force train`."
+            ) from None
+    require_same(
+        f"the digest of the weights in {place}", digest_of(Store(place)), trained["sha256"], "Run `dvc repro train`."
+    )
+    return place
+
+
+def evaluation_json(trained: Mapping[str, str], sheets: Mapping[str, ScoreSheet], test_split: str) -> str:
+    """reports/evaluation.json: what was measured on what, for the gate and the registry."""
+    tree = {
+        "run_key": trained["run_key"],
+        "weights_sha256": trained["sha256"],
+        "mlflow_run": trained["mlflow_run"],
+        "test_split": test_split,
+        "faces": len(sheets["model"].positions),
+        "parser": sheets["model"].parser,
+        "class_iou": {row: sheet.class_iou() for row, sheet in sheets.items()},
+    }
+    return json.dumps(tree, indent=1) + "\n"
+
+
+def report_data(
+    params: Params,
+    trained: Mapping[str, str],
+    sheets: Mapping[str, ScoreSheet],
+    figures: Mapping[str, Figure],
+    colours: MeanColours,
+    data: Manifest,
+    test_split: str,
+    run: Store,
+) -> ReportData:
+    rows = {name: sheet.summary() for name, sheet in sheets.items()}
+    way = share(rows["model"]["ssim"], rows["style_blind"]["ssim"], rows["ceiling"]["ssim"])
+    faces = len(sheets["model"].positions)
+    size = params.project.resolution
+    summary = (
+        f"SCA-DM trained for {params.training.steps} steps of {params.training.batch_size} on "
+        f"{len(data.splits['train'])} faces of {params.project.data_name} at {size} pixels, measured on {faces} faces "
+        "that neither the model nor the autoencoder nor the parser has seen. "
+    )
+    if way is not None:
+        summary += f"Its reconstructions go {way:.0%} of the way in SSIM from painting by numbers to the ceiling."
+    return ReportData(
+        title=f"SCA-DM on {params.project.data_name}, {size} pixels",
+        summary=summary,
+        rows=rows,
+        class_iou={name: sheet.class_iou() for name, sheet in sheets.items()},
+        figures=list(figures.values()),
+        curves=_curves(run),
+        lineage={
+            "run": {
+                "run key": trained["run_key"],
+                "MLflow run": trained["mlflow_run"],
+                "weights sha256": trained["sha256"],
+                "data manifest": data.digest,
+                "autoencoder": data.autoencoder or "",
+                "test split": test_split,
+            },
+            "parameters": tracking.flatten(
+                params.model_dump(mode="json", include={"model", "diffusion", "training", "sampling"})
+            ),
+        },
+        limits=_limits(faces, sheets["model"].parser, colours),
+        quote_paper=params.project.data_name == "celebamask-hq" and size == 256,
+    )
+
+
+def _curves(run: Store) -> list[Curve]:
+    table = read(run)
+    curves = []
+    for title, column in (("training loss", "train/loss"), ("validation loss", "validation/loss")):
+        part = table[["step", column]].dropna()
+        curves.append(Curve(title, part["step"].tolist(), part[column].tolist()))
+    return curves
+
+
+def _limits(faces: int, parser: str, colours: MeanColours) -> list[str]:
+    limits = [
+        f"The numbers come from {faces} faces and one seed; they carry no interval yet.",
+        f"mIoU, accuracy and the Frechet distance rest on the parser {parser}, which errs on real faces too: read "
+        "them against the ceiling's, and never against a table made with another parser.",
+    ]
+    if faces < 1000:
+        limits.append(f"A Frechet distance of {faces} faces is biased upwards: compare it only at an equal number.")
+    if colours.unseen:
+        limits.append(f"The train split shows no {', '.join(colours.unseen)}: their colour in style_blind is a guess.")
+    return limits
+
+
+def track(tracked: tracking.Tracked, rows: Mapping[str, Mapping[str, float]], reports: Path) -> None:
+    """The evaluation's metrics and files into the training's MLflow run."""
+    logger = tracking.RunLogger(tracked)
+    flat = {f"reconstruction/{row}/{name}": value for row, part in rows.items() for name, value in part.items()}
+    logger.log(0, flat)
+    logger.artifacts(reports / "figures", "figures")
+    logger.artifact(reports / "index.html", "report")
+
+
+
+def describe(params: Params, metrics: tracking.Metrics, evaluation: Mapping[str, object]) -> str:
+    """The description of a registered version, in Markdown."""
+    table = [f"| {row} | {m['ssim']:.3f} | {m['miou']:.3f} | {m['accuracy']:.3f} |" for row, m in metrics["reconstruction"].items()]
+    data = {
+        "synthetic": "faces drawn by this project; free of any person's likeness.",
+        "celebamask-hq": "CelebAMask-HQ: for non-commercial research only, and so is this model.",
+        "folder": "the user's own faces: the terms under which they were collected hold for this model too.",
+    }
+    return "\n".join(
+        [
+            f"SCA-DM at {params.project.resolution} pixels, trained for {params.training.steps} steps.",
+            f"Data: {data[params.data.source]}",
+            f"Measured on {evaluation['faces']} test faces (reconstruction, parser {evaluation['parser']}):",
+            "",
+            "| row | SSIM | mIoU | accuracy |",
+            "| --- | --- | --- | --- |",
+            *table,
+        ]
+    )
