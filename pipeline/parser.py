@@ -21,7 +21,7 @@ def main(stage: Stage) -> None:
     parser: Parser
     if config.kind == "small":
         with bar(config.training.steps, "parser", "steps") as progress:
-            network, history = fit_parser(FaceTable(tables, "train"), config, seed, lambda _: progress.update(1))
+            network, history = fit_parser(FaceTable(tables, "train"), config, seed, lambda *_: progress.update(1))
         parser = SmallParser(network, stage.params.project.resolution)
     elif config.kind == "torchscript":
         parser = TorchScriptParser(weights or Path("parser.weights"))

@@ -1,8 +1,10 @@
 """Ray Data over tasks: each task is a range of rows, and what it returns is a small report of what it has written."""
 
 import errno
+import logging
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray.data
@@ -15,23 +17,17 @@ from scadm.progress import bar
 Task = dict[str, Any]
 
 
-class _Worker:
-    """Runs tasks in a Ray process. What the user can mend travels back as a value, so that Ray does not retry it."""
-
-    def __init__(self, make: Callable[..., Any] | None, arguments: Task, function: Callable[..., Any] | None) -> None:
-        self.function = make(**arguments) if make is not None else function
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        assert self.function is not None
-        try:
-            result: Any = self.function(**pickle.loads(row["task"]))
-        except ValueError as error:
-            result = error
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            result = error
-        return {"index": row["index"], "result": pickle.dumps(result)}
+def _call(function: Callable[..., Any], row: dict[str, Any]) -> dict[str, Any]:
+    """Run one task. What the user can mend travels back as a value, so that Ray does not try it again."""
+    try:
+        result: Any = function(**pickle.loads(row["task"]))
+    except ValueError as error:
+        result = error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        result = error
+    return {"index": row["index"], "result": pickle.dumps(result)}
 
 
 def _run(
@@ -40,6 +36,7 @@ def _run(
     rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
     results: dict[int, Any] = {}
     with connect(cluster):
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings; our bar says what matters
         context = DataContext.get_current()
         context.enable_progress_bars = False
         dataset = mapper(ray.data.from_items(rows, override_num_blocks=len(rows)))
@@ -69,9 +66,8 @@ def map_tasks(
 
     Raises the ValueError that a task has raised.
     """
-    worker = _Worker(None, {}, function)
     return _run(
-        lambda rows: rows.map(worker.__call__, compute=TaskPoolStrategy(cluster.data_workers)),
+        lambda rows: rows.map(partial(_call, function), compute=TaskPoolStrategy(cluster.data_workers)),
         tasks,
         cluster,
         what,
@@ -92,10 +88,17 @@ def map_tasks_with(
 ) -> list[Any]:
     """The same with a fixed pool of actors: `f = make(**arguments)` once in each, then `f(**task)`."""
     size = min(cluster.data_workers, len(tasks))
+
+    class Actor:
+        def __init__(self) -> None:
+            self.function = make(**arguments)
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return _call(self.function, row)
+
     return _run(
         lambda rows: rows.map(
-            _Worker,
-            fn_constructor_args=(make, arguments, None),
+            Actor,
             compute=ActorPoolStrategy(size=size),
             num_gpus=1 if cluster.use_gpu else 0,
         ),

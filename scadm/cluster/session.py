@@ -26,7 +26,8 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
         ray.init(
             address=cluster.address or "auto",
             runtime_env=None if in_job else {"working_dir": ".", "excludes": _EXCLUDES},
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
         )
     else:
         ray.init(
@@ -35,7 +36,8 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
             num_cpus=max(os.cpu_count() or 1, cluster.workers, cluster.data_workers),
             include_dashboard=False,
             object_store_memory=cluster.object_store_mb * 1024**2,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
+            log_to_driver=False,  # what workers have to say comes back as results (see `board`)
         )
     try:
         yield

@@ -10,11 +10,11 @@ import ray
 import ray.train
 import torch
 from numpy.typing import NDArray
-from ray.experimental import tqdm_ray
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect
 from scadm.config import ClusterConfig
 from scadm.tracking import RunLogger, Tracked
@@ -26,16 +26,16 @@ from scadm.training.loop import Progress, TrainJob, Worker, train
 class RayHooks:
     """The loop's hooks inside a Ray Train worker."""
 
+    board: Any
+    """Handle of the actor that carries words and progress to the driver."""
     logger: RunLogger | None
     """On rank 0 only."""
 
     def say(self, text: str) -> None:
-        print(f"[train] {text}", flush=True)
+        self.board.say.remote(f"[train] {text}")
 
     def progress(self, total: int, initial: int) -> Progress:
-        bar = tqdm_ray.tqdm(total=total, desc="training", unit="steps")
-        bar.update(initial)
-        return _Bar(bar)
+        return Remote(self.board, total, initial)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         if self.logger is not None:
@@ -55,26 +55,10 @@ class RayHooks:
         )
 
 
-class _Bar:
-    """Ray's bar travels to the driver's terminal; it shows rate and time left, the loss goes into its description."""
-
-    def __init__(self, bar: tqdm_ray.tqdm) -> None:
-        self.bar = bar
-
-    def update(self, n: float = 1) -> None:
-        self.bar.update(int(n))
-
-    def set_postfix_str(self, s: str) -> None:
-        self.bar.set_description(f"training, {s}")
-
-    def close(self) -> None:
-        self.bar.close()
-
-
 def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
-    hooks = RayHooks(RunLogger(config["tracked"]) if worker.leads else None)
+    hooks = RayHooks(config["board"], RunLogger(config["tracked"]) if worker.leads else None)
     train(config["job"], worker, hooks)
 
 
@@ -85,10 +69,10 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> Non
     and the final weights are there.
     """
     storage, name = os.path.split(job.run)
-    with connect(cluster):
+    with connect(cluster), shown("training") as board:
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "tracked": tracked},
+            train_loop_config={"job": job, "tracked": tracked, "board": board},
             scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.use_gpu),
             run_config=RunConfig(
                 name=name,

@@ -1,0 +1,95 @@
+"""What rank 0 says while it trains, carried to the driver's terminal.
+
+Ray can forward the output of its workers, but mixes it with its own and breaks bars up; so a small actor holds the
+newest state, and a thread of the driver shows it.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ray
+
+from scadm.progress import bar
+
+_EVERY = 0.5  # seconds
+
+
+class State(NamedTuple):
+    total: int
+    done: int
+    text: str
+    lines: list[str]
+
+
+@ray.remote(num_cpus=0)
+class Board:
+    def __init__(self) -> None:
+        self.total, self.done, self.text = 0, 0, ""
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show(self, total: int, done: int, text: str) -> None:
+        self.total, self.done, self.text = total, done, text
+
+    def read(self, lines_seen: int) -> State:
+        return State(self.total, self.done, self.text, self.lines[lines_seen:])
+
+
+class Remote:
+    """Rank 0's end: a bar that writes on the board."""
+
+    def __init__(self, board: Any, total: int, initial: int) -> None:
+        self.board, self.total, self.done, self.text = board, total, initial, ""
+        self.update(0)
+
+    def update(self, n: float = 1) -> None:
+        self.done += int(n)
+        self.board.show.remote(self.total, self.done, self.text)
+
+    def set_postfix_str(self, s: str) -> None:
+        self.text = s
+
+    def close(self) -> None:
+        self.update(0)
+
+
+@contextmanager
+def shown(what: str) -> Iterator[Any]:
+    """A board that is shown on this process's terminal meanwhile."""
+    board = Board.remote()
+    stop = threading.Event()
+    thread = threading.Thread(target=_show, args=(board, what, stop), daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _show(board: Any, what: str, stop: threading.Event) -> None:
+    progress, seen = None, 0
+    while True:
+        last = stop.wait(_EVERY)  # look once more after the end, for what was said last
+        try:
+            state: State = ray.get(board.read.remote(seen), timeout=5)
+        except ray.exceptions.RayError:
+            break
+        for line in state.lines:
+            print(line, flush=True)
+        seen += len(state.lines)
+        if state.total:
+            if progress is None:
+                progress = bar(state.total, what, "steps", initial=state.done)
+            if progress.total != state.total or state.done < progress.n:  # restarted from a checkpoint
+                progress.reset(state.total)
+            progress.set_postfix_str(state.text, refresh=False)
+            progress.update(state.done - progress.n)
+        if last:
+            break
+    if progress is not None:
+        progress.close()
