@@ -1,0 +1,1 @@
+"""From an archive of faces to one-hot tables and latent shards."""

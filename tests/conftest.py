@@ -1,0 +1,18 @@
+"""Fixtures that several test files use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data that is not part of the project; without it the test is skipped."""
+    named = os.environ.get("SCADM_SHARED")
+    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(
+            f"needs the folder {folder} of real faces (or SCADM_SHARED naming one), which is not there"
+        )
+    return folder
