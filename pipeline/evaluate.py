@@ -18,7 +18,7 @@ from scadm.stage import Stage, run
 
 def main(stage: Stage) -> None:
     params = stage.params
-    trained = json.loads(stage.path("models/train.json").read_text())
+    trained = stage.read_json("models/train.json")
     data = Manifest.read(stage.path("data/shards"))
     Manifest.read(stage.path("models/parser"))
     shards = str(stage.path("data/shards"))

@@ -11,9 +11,9 @@ from scadm.stage import Stage, run
 
 def main(stage: Stage) -> None:
     params = stage.params
-    evaluation = json.loads(stage.path("reports/evaluation.json").read_text())
-    trained = json.loads(stage.path("models/train.json").read_text())
-    metrics = json.loads(stage.path("reports/metrics.json").read_text())
+    evaluation = stage.read_json("reports/evaluation.json")
+    trained = stage.read_json("models/train.json")
+    metrics = stage.read_json("reports/metrics.json")
     uri = tracking.tracking_uri(params.tracking, stage.home)
     tracked = tracking.Tracked(uri, evaluation["mlflow_run"])
     name = f"sca-dm-{params.project.data_name}-{params.project.resolution}"

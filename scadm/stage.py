@@ -6,6 +6,7 @@ rename when everything in it has been verified.
 """
 
 import errno
+import json
 import os
 import shutil
 import sys
@@ -111,6 +112,13 @@ class Stage:
     def path(self, name: str) -> Path:
         """Absolute path of an out or a dependency."""
         return self.data / name
+
+    def read_json(self, name: str) -> Any:
+        """A dependency that is a JSON file."""
+        path = self.path(name)
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist. Run `dvc repro`, which makes what a stage needs.")
+        return json.loads(path.read_text())
 
     def write(self, out: str, text: str) -> None:
         """Write an out that is one file, whole or not at all."""

@@ -6,20 +6,23 @@ depend on the batch that it is made in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from einops import rearrange
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scadm import faces
-from scadm.config import DiffusionConfig, SamplingConfig
+from scadm.checkpoint import Store, read_checkpoint
+from scadm.config import DiffusionConfig, ModelConfig, SamplingConfig
 from scadm.diffusion.guidance import guide
 from scadm.diffusion.solvers import sample
-from scadm.first_stage import FirstStage, LatentScale
-from scadm.pixels import Images, Labels, to_signed, to_stored
+from scadm.first_stage import FirstStage, LatentScale, load_first_stage
+from scadm.manifest import require_same
 from scadm.models.scadm import SCADM, to_one_hot
+from scadm.pixels import Images, Labels, to_signed, to_stored
+from scadm.weights import load_state
 
 
 def part_ids(parts: Sequence[str]) -> list[int]:
@@ -95,6 +98,17 @@ class Synthesiser:
         """Each face from its own mask and its own style codes."""
         return self.synthesise(self.encode_style(images, labels), labels, seeds)
 
+    def dress(
+        self, labels: Labels, references: Images, reference_labels: Labels, seeds: Sequence[int]
+    ) -> Images:
+        """Each mask in the whole style of another face; parts that the reference lacks are as noise chooses."""
+        style = torch.where(
+            self._present(reference_labels),
+            self.encode_style(references, reference_labels),
+            self.no_reference(labels),
+        )
+        return self.synthesise(style, labels, seeds)
+
     def swap(
         self,
         images: Images,
@@ -160,3 +174,31 @@ class Synthesiser:
                 "resolution that this model was trained at. Resize them, nearest neighbour."
             )
         return to_one_hot(torch.from_numpy(np.ascontiguousarray(labels)).to(self.device))
+
+
+def load_synthesiser(
+    weights: str, autoencoder: Path, sampling: SamplingConfig, device: torch.device
+) -> Synthesiser:
+    """From a run's `final` checkpoint (path or URI) and the autoencoder whose latents it was trained on.
+
+    Raises ValueError where either is damaged or incomplete, or where the two do not belong together.
+    """
+    tensors, config = read_checkpoint(Store(weights), ["weights"])
+    first_stage = load_first_stage(autoencoder, device)
+    require_same(
+        f"the fingerprint of the autoencoder in {autoencoder}",
+        first_stage.fingerprint,
+        config["autoencoder"],
+        f"The weights in {weights} were trained on another autoencoder's latents; give them theirs.",
+    )
+    model = SCADM(ModelConfig.model_validate(config["model"]), config["latent_channels"])
+    load_state(model, tensors["weights"], weights)
+    return Synthesiser(
+        model=model.eval().requires_grad_(False).to(device),
+        first_stage=first_stage.model,
+        scale=LatentScale(tuple(config["latent_mean"]), tuple(config["latent_std"])),
+        diffusion=DiffusionConfig.model_validate(config["diffusion"]),
+        sampling=sampling,
+        resolution=config["resolution"],
+        device=device,
+    )

@@ -7,6 +7,7 @@ training: it is counted and said once.
 import json
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -241,7 +242,9 @@ class Registry:
                     return self._version(found)
         mlflow.set_tracking_uri(self.uri)
         mlflow.set_registry_uri(self.uri)
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+        with mlflow.start_run(run_id=run_id, log_system_metrics=False), warnings.catch_warnings():
+            # An input example would be run through the model here; the signature below says it all.
+            warnings.filterwarnings("ignore", message=".*input example was not provided.*")
             logged = mlflow.pyfunc.log_model(
                 name="model",
                 python_model=str(Path(__file__).with_name("serving.py")),

@@ -30,6 +30,11 @@ def _call(function: Callable[..., Any], row: dict[str, Any]) -> dict[str, Any]:
     return {"index": row["index"], "result": pickle.dumps(result)}
 
 
+def _refuse(error: ValueError, **_: Any) -> None:
+    """Stands in for a function that could not be made, so that the reason comes back with the first task."""
+    raise error
+
+
 def _run(
     mapper: Callable[[Any], Any], tasks: list[Task], cluster: ClusterConfig, what: str, unit: str, weight: Callable[[Task], int]
 ) -> list[Any]:
@@ -91,7 +96,10 @@ def map_tasks_with(
 
     class Actor:
         def __init__(self) -> None:
-            self.function = make(**arguments)
+            try:
+                self.function = make(**arguments)
+            except ValueError as error:
+                self.function = partial(_refuse, error)
 
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return _call(self.function, row)

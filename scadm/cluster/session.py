@@ -30,6 +30,8 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
             log_to_driver=False,
         )
     else:
+        # On a private Ray, its core's "errors" on the terminal are remarks on how Ray Data builds its actors.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             address="local",
             # Logical CPUs: enough for every worker beside the data tasks, however few cores there are.

@@ -1,0 +1,54 @@
+# `make run` and `make test` need nothing before them but Python 3.11 or later. `make help` lists all targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+# No library's telemetry, in anything that runs from here (scadm/__init__.py says the same to bare Python).
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help run ui test test-unit lint env env-dev clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then about 10 min on two cores
+	@echo "== dvc repro: eight stages, about 10 minutes on two cores; finished stages are skipped =="
+	dvc repro
+	@echo "== done. The report: reports/index.html. Runs and models: make ui =="
+
+ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
+	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/storage/mlflow.db --host 127.0.0.1 --port 5000
+
+test: env-dev ## all tests: about 4 min of set-up once, then about 10 min on two cores
+	@echo "== pytest: unit tests, then real runs of the pipeline; about 10 minutes on two cores =="
+	python -m pytest
+
+test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
+	python -m pytest -m "not slow"
+
+lint: env-dev ## ruff and pyright
+	ruff check . && ruff format --check . && pyright
+
+env: $(VENV)/.core ## the environment of `make run`
+env-dev: $(VENV)/.dev ## the environment of `make test`
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	@echo "== making the environment in $(VENV): about 3 minutes, once =="
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	@echo "== adding what the tests need: about a minute, once =="
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean: ## remove what the stages have written; runs, checkpoints and the MLflow store in storage/ stay
+	rm -rf data models reports .work
