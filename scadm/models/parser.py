@@ -51,7 +51,7 @@ class FaceParser(nn.Module):
         self.downsamplers = nn.ModuleList(
             nn.Conv2d(width, deeper, 3, stride=2, padding=1) for width, deeper in pairwise(widths)
         )
-        self.middle = nn.Sequential(*(Block(widths[-1], widths[-1], dilation) for dilation in (1, 2, 4)))
+        self.middle = nn.Sequential(*(Block(widths[-1], widths[-1], dilation) for dilation in (1, 4)))
         self.context = nn.Linear(widths[-1], widths[-1])
         self.narrowers = nn.ModuleList(nn.Conv2d(deeper, width, 1) for width, deeper in pairwise(widths))
         self.up_blocks = nn.ModuleList(Block(width, width) for width in widths[:-1])
