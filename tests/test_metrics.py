@@ -48,7 +48,7 @@ def test_ssim_is_the_published_formula(seed: int) -> None:
     images, truth = pair(seed)
     found = metrics.ssim(images, truth)
     expected = [ssim_by_hand(a, b) for a, b in zip(images, truth, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @settings(max_examples=20, deadline=None)

@@ -109,7 +109,9 @@ class SmallParser(Parser):
             network.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise ValueError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {reason} {_REMAKE}") from None
+            raise ValueError(
+                f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {reason} {_REMAKE}"
+            ) from None
         parser = cls(network, tree["resolution"], device)
         require_same(f"the fingerprint of {folder}", parser.fingerprint, tree["fingerprint"], _REMAKE)
         return parser

@@ -15,21 +15,20 @@ from scadm.faces import NUM_CLASSES
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, each before GroupNorm and SiLU, with a residual connection."""
+    """A residual block: two 3x3 convolutions with GroupNorm and SiLU, the second dilated on demand."""
 
-    def __init__(self, channels_in: int, channels: int, dilation: int = 1) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
         groups = gcd(8, channels)
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm1 = nn.GroupNorm(groups, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, bias=False)
         self.norm2 = nn.GroupNorm(groups, channels)
-        self.skip = nn.Identity() if channels_in == channels else nn.Conv2d(channels_in, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.silu(self.norm1(self.conv1(x)))
         h = self.norm2(self.conv2(h))
-        return F.silu(h + self.skip(x))
+        return F.silu(x + h)
 
 
 class FaceParser(nn.Module):
@@ -47,14 +46,14 @@ class FaceParser(nn.Module):
         self.num_features = widths[-1]
 
         self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(Block(width, width) for width in widths[:-1])
+        self.down_blocks = nn.ModuleList(Block(width) for width in widths[:-1])
         self.downsamplers = nn.ModuleList(
             nn.Conv2d(width, deeper, 3, stride=2, padding=1) for width, deeper in pairwise(widths)
         )
-        self.middle = nn.Sequential(*(Block(widths[-1], widths[-1], dilation) for dilation in (1, 2, 4)))
+        self.middle = nn.Sequential(*(Block(widths[-1], dilation) for dilation in (1, 4)))
         self.context = nn.Linear(widths[-1], widths[-1])
         self.narrowers = nn.ModuleList(nn.Conv2d(deeper, width, 1) for width, deeper in pairwise(widths))
-        self.up_blocks = nn.ModuleList(Block(width, width) for width in widths[:-1])
+        self.up_blocks = nn.ModuleList(Block(width) for width in widths[:-1])
         self.head = nn.Conv2d(widths[0], NUM_CLASSES, 1)
 
     def forward(self, image: Tensor) -> Tensor:
