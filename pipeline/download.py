@@ -42,9 +42,7 @@ def main(stage: Stage) -> None:
         complete = archive.select(data.known_bad)
         counts = {"faces": len(archive.ids), "mask_files": archive.mask_files}
     stage.say(f"{counts['faces']} faces, {len(complete)} of them to be used, each with an image and masks")
-    manifest = Manifest(
-        stage="download", source=data.source, counts=counts, files=describe_files(work, files)
-    )
+    manifest = Manifest(stage="download", source=data.source, counts=counts, files=describe_files(work, files))
     stage.publish(work, "data/raw", manifest)
 
 

@@ -13,7 +13,11 @@ def main(stage: Stage) -> None:
     config, cluster = stage.params.latents, stage.params.cluster
     work = stage.work_folder()
     tasks = [
-        {"split": split, "start": start, "stop": min(start + config.samples_per_shard, len(data.splits[split]))}
+        {
+            "split": split,
+            "start": start,
+            "stop": min(start + config.samples_per_shard, len(data.splits[split])),
+        }
         for split in SPLITS
         for start in range(0, len(data.splits[split]), config.samples_per_shard)
     ]
@@ -36,10 +40,15 @@ def main(stage: Stage) -> None:
     for split in SPLITS:
         written = [key for report in reports if report.name.startswith(f"{split}-") for key in report.ids]
         require_same(
-            f"the ids in the {split} shards", written, list(data.splits[split]), f"Delete {work} and run again."
+            f"the ids in the {split} shards",
+            written,
+            list(data.splits[split]),
+            f"Delete {work} and run again.",
         )
     mean, std = statistics([report for report in reports if report.name.startswith("train-")])
-    stage.say("train latents: mean " + ", ".join(f"{m:.3f}" for m in mean) + "; std " + ", ".join(f"{s:.3f}" for s in std))
+    stage.say(
+        "train latents: mean " + ", ".join(f"{m:.3f}" for m in mean) + "; std " + ", ".join(f"{s:.3f}" for s in std)
+    )
     write_index(work / INDEX, {report.name: read_offsets(work / report.name) for report in reports})
     manifest = Manifest(
         stage=stage.name,

@@ -33,9 +33,7 @@ def main(stage: Stage) -> None:
     table = FaceTable(work, None)
     require_rows(ids, table.ids, work)
 
-    by_split: dict[Split, tuple[str, ...]] = {
-        split: tuple(id for id in ids if splits[id] == split) for split in SPLITS
-    }
+    by_split: dict[Split, tuple[str, ...]] = {split: tuple(id for id in ids if splits[id] == split) for split in SPLITS}
     shown = (table.pixels > 0).sum(axis=0).tolist()
     manifest = Manifest(
         stage="masks",

@@ -21,7 +21,12 @@ def main(stage: Stage) -> None:
     parser: Parser
     if config.kind == "small":
         with bar(config.training.steps, "parser", "steps") as progress:
-            network, history = fit_parser(FaceTable(tables, "train"), config, seed, lambda *_: progress.update(1))
+
+            def advance(step: int, loss: float) -> None:
+                progress.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                progress.update(1)
+
+            network, history = fit_parser(FaceTable(tables, "train"), config, seed, advance)
         parser = SmallParser(network, stage.params.project.resolution)
     elif config.kind == "torchscript":
         parser = TorchScriptParser(weights or Path("parser.weights"))

@@ -18,7 +18,10 @@ def main(stage: Stage) -> None:
     require_same("the resolution of data/shards", data.resolution, params.project.resolution, "Run `dvc repro`.")
     autoencoder = Manifest.read(stage.path("models/autoencoder"))
     require_same(
-        "the autoencoder of data/shards", data.autoencoder, autoencoder.autoencoder, "Run `dvc repro latents`."
+        "the autoencoder of data/shards",
+        data.autoencoder,
+        autoencoder.autoencoder,
+        "Run `dvc repro latents`.",
     )
     assert data.latent_mean is not None and data.latent_std is not None and data.autoencoder is not None
     channels = len(data.latent_mean)

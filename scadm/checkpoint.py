@@ -55,7 +55,9 @@ class Store:
 
 def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
     """Write groups of tensors and a configuration, the manifest last."""
-    files = {f"{name}.safetensors": save({k: t.contiguous() for k, t in group.items()}) for name, group in tensors.items()}
+    files = {
+        f"{name}.safetensors": save({k: t.contiguous() for k, t in group.items()}) for name, group in tensors.items()
+    }
     files["config.json"] = json.dumps({"labels": faces.LABELS, **config}, indent=1, sort_keys=True).encode()
     entries = {}
     for name, data in files.items():

@@ -47,7 +47,9 @@ class VQF4(nn.Module):
         return self.model.encode(image).latents
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self.model.decode(latent).sample  # quantises first
+        # Quantises first.
+        (image, *_) = self.model.decode(latent, return_dict=False)
+        return image
 
 
 class Loaded(NamedTuple):

@@ -43,8 +43,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -129,7 +129,9 @@ class Manifest(BaseModel):
         write_json(folder / FILE_NAME, self.model_dump(mode="json", exclude_none=True))
 
 
-def describe_files(folder: Path, names: Iterable[str], progress: Callable[[int], None] = lambda _: None) -> dict[str, FileEntry]:
+def describe_files(
+    folder: Path, names: Iterable[str], progress: Callable[[int], None] = lambda _: None
+) -> dict[str, FileEntry]:
     """The manifest's entries for files of a folder; `progress` receives the bytes of each."""
     entries = {}
     for name in sorted(names):

@@ -10,11 +10,11 @@ import io
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 import torch
 from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -30,7 +30,7 @@ def _open(text: str, what: str) -> Image.Image:
         raise ValueError(f"{what} is {text[:40]!r}..., expected an image file in base64") from None
 
 
-class FaceSynthesis(mlflow.pyfunc.PythonModel):
+class FaceSynthesis(PythonModel):
     def load_context(self, context: Any) -> None:
         self.synthesiser: Synthesiser = load_synthesiser(
             context.artifacts["weights"],
@@ -60,8 +60,10 @@ class FaceSynthesis(mlflow.pyfunc.PythonModel):
             picture = _open(reference, f"reference of row {index}").convert("RGB")
             pixels = np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC))[None]
             mask = row.get("reference_mask")
-            own = mask is None or pd.isna(mask)
-            reference_labels = labels if own else self._labels(mask, f"reference_mask of row {index}")[None]
+            if mask is None or pd.isna(mask):
+                reference_labels = labels
+            else:
+                reference_labels = self._labels(mask, f"reference_mask of row {index}")[None]
             image = self.synthesiser.dress(labels, pixels, reference_labels, seeds)[0]
         file = io.BytesIO()
         Image.fromarray(image).save(file, "PNG")

@@ -138,7 +138,7 @@ class Stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
             shutil.rmtree(target)
-        os.rename(work, target)
+        work.rename(target)
 
     def say(self, text: str) -> None:
         print(f"[{self.name}] {text}", flush=True)

@@ -63,7 +63,9 @@ class Synthesiser:
     def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int]) -> Images:
         """Images of the given masks with the given style codes (B, K, S)."""
         if not len(style) == len(labels) == len(seeds):
-            raise ValueError(f"{len(style)} styles, {len(labels)} masks and {len(seeds)} seeds, expected as many of each")
+            raise ValueError(
+                f"{len(style)} styles, {len(labels)} masks and {len(seeds)} seeds, expected as many of each"
+            )
         mask = self._one_hot(labels)
         s = self.sampling.guidance_scale
         if s > 0:  # the guidance null in the same batch: a zero image and a zero mask
@@ -98,9 +100,7 @@ class Synthesiser:
         """Each face from its own mask and its own style codes."""
         return self.synthesise(self.encode_style(images, labels), labels, seeds)
 
-    def dress(
-        self, labels: Labels, references: Images, reference_labels: Labels, seeds: Sequence[int]
-    ) -> Images:
+    def dress(self, labels: Labels, references: Images, reference_labels: Labels, seeds: Sequence[int]) -> Images:
         """Each mask in the whole style of another face; parts that the reference lacks are as noise chooses."""
         style = torch.where(
             self._present(reference_labels),
@@ -176,9 +176,7 @@ class Synthesiser:
         return to_one_hot(torch.from_numpy(np.ascontiguousarray(labels)).to(self.device))
 
 
-def load_synthesiser(
-    weights: str, autoencoder: Path, sampling: SamplingConfig, device: torch.device
-) -> Synthesiser:
+def load_synthesiser(weights: str, autoencoder: Path, sampling: SamplingConfig, device: torch.device) -> Synthesiser:
     """From a run's `final` checkpoint (path or URI) and the autoencoder whose latents it was trained on.
 
     Raises ValueError where either is damaged or incomplete, or where the two do not belong together.

@@ -96,7 +96,10 @@ def open_run(
         for i in range(0, len(rows), _PARAMS_PER_CALL):
             client.log_batch(run.info.run_id, params=rows[i : i + _PARAMS_PER_CALL])
         data_name, source, digest = dataset
-        entity = MetaDataset(resolve_dataset_source(source), name=data_name, digest=digest[:36])._to_mlflow_entity()
+        with warnings.catch_warnings():  # MLflow knows its own kind of folder under two names, and says so
+            warnings.filterwarnings("ignore", message=".*interpreted in multiple ways.*")
+            resolved = resolve_dataset_source(source)
+        entity = MetaDataset(resolved, name=data_name, digest=digest[:36])._to_mlflow_entity()
         client.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
     client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return Tracked(uri, run.info.run_id)
@@ -177,9 +180,7 @@ def fetch_artifacts(tracked: Tracked, name: str, folder: Path) -> Path:
 _METRICS, _TEST_SPLIT, _EVALUATION = "scadm.metrics", "scadm.test_split", "scadm.evaluation"
 
 
-_SERVED_BY = (
-    "diffusers", "einops", "mlflow", "numpy", "pandas", "pillow", "pyarrow", "pydantic", "pyyaml", "safetensors", "torch",
-)  # fmt: skip
+_SERVED_BY = ("diffusers einops mlflow numpy pandas pillow pyarrow pydantic pyyaml safetensors torch tqdm").split()
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """{task: {row: {metric: value}}}."""
@@ -235,7 +236,7 @@ class Registry:
         evaluation: str,
         description: str,
     ) -> Version:
-        """A version holding weights, autoencoder and the code that runs them; the same evaluation is registered once."""
+        """A version with weights, autoencoder and the code that runs them; an evaluation is registered once."""
         if any(model.name == self.name for model in self.client.search_registered_models()):
             for found in self.client.search_model_versions(f"name = '{self.name}'"):
                 if found.tags.get(_EVALUATION) == evaluation:

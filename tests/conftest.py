@@ -12,7 +12,5 @@ def shared() -> Path:
     named = os.environ.get("SCADM_SHARED")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
-        pytest.skip(
-            f"needs the folder {folder} of real faces (or SCADM_SHARED naming one), which is not there"
-        )
+        pytest.skip(f"needs the folder {folder} of real faces (or SCADM_SHARED naming one), which is not there")
     return folder

@@ -123,9 +123,7 @@ def test_the_mapping_gives_celebas_index(tmp_path: Path, header: str) -> None:
 
 
 def test_a_damaged_mapping_names_its_line(tmp_path: Path) -> None:
-    members = archives.official([0]) | {
-        "CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt": b"0 5 6.jpg\n1 x y\n"
-    }
+    members = archives.official([0]) | {"CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt": b"0 5 6.jpg\n1 x y\n"}
     archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
     with archive, pytest.raises(ValueError, match=r"line 2 .*expected 'index"):
         archive.mapping()
@@ -141,9 +139,7 @@ def test_without_a_mapping_the_message_says_what_to_do(tmp_path: Path) -> None:
 
 
 def without_masks() -> dict[str, bytes]:
-    return archives.official(range(3)) | {
-        archives.image_name(number): archives.jpg() for number in range(3, 16)
-    }
+    return archives.official(range(3)) | {archives.image_name(number): archives.jpg() for number in range(3, 16)}
 
 
 def without_image() -> dict[str, bytes]:
@@ -223,9 +219,7 @@ def test_a_path_that_is_no_archive(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_an_archive_truncated_anywhere_is_refused(
-    tmp_path_factory: pytest.TempPathFactory, share: float
-) -> None:
+def test_an_archive_truncated_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, share: float) -> None:
     path = archives.pack(tmp_path_factory.mktemp("truncated") / "faces.zip", archives.official([0, 1]))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -235,9 +229,7 @@ def test_an_archive_truncated_anywhere_is_refused(
 
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_damaged_bytes_end_in_a_message_or_change_nothing(
-    tmp_path_factory: pytest.TempPathFactory, seed: int
-) -> None:
+def test_damaged_bytes_end_in_a_message_or_change_nothing(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     path = archives.pack(tmp_path_factory.mktemp("damaged") / "faces.zip", archives.official([0]))
     data, place = bytearray(path.read_bytes()), random.Random(seed)
     data[place.randrange(len(data))] ^= 1 << place.randrange(8)

@@ -28,9 +28,7 @@ def test_a_class_never_seen_has_the_overall_mean_and_is_stated() -> None:
 @given(st.integers(1, 9))
 def test_mean_colours_do_not_depend_on_the_batching(batch_size: int) -> None:
     source = ToyFaces(7, side=16)
-    assert np.array_equal(
-        MeanColours.measure(source, batch_size).colours, MeanColours.measure(source, 7).colours
-    )
+    assert np.array_equal(MeanColours.measure(source, batch_size).colours, MeanColours.measure(source, 7).colours)
 
 
 def test_no_faces_have_no_mean() -> None:

@@ -13,12 +13,7 @@ FACES = archives.labelled(["anna", "Bert_2"])
 def test_a_packed_folder_reads_back(tmp_path: Path) -> None:
     folder = archives.unpack(tmp_path / "mine", FACES | {"images/.DS_Store": b"", "labels/Thumbs.db": b""})
     done: list[int] = []
-    assert (
-        count_images(folder)
-        == pack_folder(folder, tmp_path / "new" / "faces.zip", done.append)
-        == sum(done)
-        == 2
-    )
+    assert count_images(folder) == pack_folder(folder, tmp_path / "new" / "faces.zip", done.append) == sum(done) == 2
     with FaceArchive(tmp_path / "new" / "faces.zip") as archive:
         assert archive.select() == ("Bert_2", "anna")
         _, labels = archive.face("anna")
@@ -57,9 +52,7 @@ def test_equal_files_give_equal_bytes(tmp_path: Path) -> None:
         ({"images/an na.jpg": archives.jpg()}, "the id 'an na', expected letters"),
     ],
 )
-def test_a_folder_with_a_fault_leaves_no_archive(
-    tmp_path: Path, changes: dict[str, bytes], message: str
-) -> None:
+def test_a_folder_with_a_fault_leaves_no_archive(tmp_path: Path, changes: dict[str, bytes], message: str) -> None:
     folder = archives.unpack(tmp_path / "mine", FACES | changes)
     with pytest.raises(ValueError, match=message):
         pack_folder(folder, tmp_path / "out" / "faces.zip", lambda _: None)

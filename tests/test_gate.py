@@ -20,9 +20,7 @@ def metrics(ssim: float = 0.6, accuracy: float = 0.9, ceiling: float = 0.8) -> M
     }
 
 
-def verdict(
-    candidate: Metrics, champion: Metrics | None = None, champion_split: str | None = "same"
-) -> Verdict:
+def verdict(candidate: Metrics, champion: Metrics | None = None, champion_split: str | None = "same") -> Verdict:
     return judge(candidate, champion, CONFIG, split_digest="same", champion_split_digest=champion_split)
 
 

@@ -113,11 +113,7 @@ def test_frechet_distance_agrees_with_torchmetrics() -> None:
 
     rng = np.random.default_rng(0)
     features, truth = rng.normal(size=(80, 6)), rng.normal(0.5, 1.5, size=(90, 6))
-    moments = [
-        torch.from_numpy(np.asarray(m))
-        for x in (features, truth)
-        for m in (x.mean(0), np.cov(x, rowvar=False))
-    ]
+    moments = [torch.from_numpy(np.asarray(m)) for x in (features, truth) for m in (x.mean(0), np.cov(x, rowvar=False))]
     assert metrics.frechet_distance(features, truth) == pytest.approx(float(_compute_fid(*moments)), rel=1e-6)
 
 
@@ -167,9 +163,7 @@ def measure(parser: SmallParser, batches: list[list[int]]) -> metrics.ScoreSheet
     source = ToyFaces(6, side=16)
     rows = {"model": pair(1, source.images.shape)[0]}
     sheets = [
-        metrics.score(parser, batch, *source.batch(batch), {name: row[batch] for name, row in rows.items()})[
-            "model"
-        ]
+        metrics.score(parser, batch, *source.batch(batch), {name: row[batch] for name, row in rows.items()})["model"]
         for batch in batches
     ]
     return metrics.merge(sheets, expected=6)

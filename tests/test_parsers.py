@@ -146,9 +146,7 @@ def test_reading_does_not_depend_on_the_batching(small: SmallParser) -> None:
     whole = small.read(images)
     parts = [small.read(images[i : i + 1]) for i in range(5)]
     assert np.array_equal(whole.labels, np.concatenate([part.labels for part in parts]))
-    np.testing.assert_allclose(
-        whole.features, np.concatenate([part.features for part in parts]), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(whole.features, np.concatenate([part.features for part in parts]), rtol=1e-5, atol=1e-6)
 
 
 @given(st.permutations(list(FACER_NAMES)))

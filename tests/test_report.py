@@ -103,9 +103,7 @@ def test_the_papers_numbers_stand_only_where_they_belong(data: ReportData, tmp_p
 
 
 def test_a_report_without_pictures_or_curves_is_still_a_page(data: ReportData, tmp_path: Path) -> None:
-    write_report(
-        tmp_path / "index.html", replace(data, figures=[], curves=[], class_iou={}, lineage={}, limits=[])
-    )
+    write_report(tmp_path / "index.html", replace(data, figures=[], curves=[], class_iou={}, lineage={}, limits=[]))
     assert not {"svg", "img", "details"} & set(read(tmp_path / "index.html").tags)
 
 

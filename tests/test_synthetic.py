@@ -112,9 +112,7 @@ def test_left_parts_lie_on_the_right_of_the_picture(label_maps: list[NDArray[np.
                 assert lefts.mean() > rights.mean() + 5
 
 
-@pytest.mark.parametrize(
-    ("part", "tolerance"), [("hair", 0.16), ("skin", 0.1), ("cloth", 0.1), ("background", 0.06)]
-)
+@pytest.mark.parametrize(("part", "tolerance"), [("hair", 0.16), ("skin", 0.1), ("cloth", 0.1), ("background", 0.06)])
 def test_a_part_is_painted_in_the_colour_that_its_factors_name(part: str, tolerance: float) -> None:
     errors = []
     for index in range(60):
@@ -144,8 +142,7 @@ def test_archive_has_the_official_layout(tmp_path: Path) -> None:
                     mask = np.array(Image.open(io.BytesIO(archive.read(name))))
                     assert np.array_equal(mask, face.parts[part] * 255)
         table = [
-            line.split()
-            for line in archive.read("CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt").decode().splitlines()
+            line.split() for line in archive.read("CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt").decode().splitlines()
         ]
     places = [int(row[1]) for row in table]
     assert [int(row[0]) for row in table] == list(range(40))

@@ -69,9 +69,7 @@ def test_rows_are_the_archives_faces_in_its_order(archive_path: Path, tables: Pa
             image, labels_of_face = read_face(archive, id, RESOLUTION)
             np.testing.assert_array_equal(images[row], image)
             np.testing.assert_array_equal(labels[row], labels_of_face)
-            np.testing.assert_array_equal(
-                table.pixels[row], np.bincount(labels_of_face.ravel(), minlength=19)
-            )
+            np.testing.assert_array_equal(table.pixels[row], np.bincount(labels_of_face.ravel(), minlength=19))
 
 
 def test_a_batch_comes_in_the_order_asked_for(tables: Path) -> None:
@@ -93,9 +91,7 @@ def test_a_split_is_seen_alone(tables: Path, split: Split) -> None:
 
 
 def test_class_shares_count_the_faces_that_show_a_class(tables: Path) -> None:
-    shares = {
-        name: (faces_share, area) for name, faces_share, area in FaceTable(tables, "train").class_shares()
-    }
+    shares = {name: (faces_share, area) for name, faces_share, area in FaceTable(tables, "train").class_shares()}
     assert tuple(shares) == faces.LABELS
     assert (shares["hair"], shares["skin"], shares["hat"]) == ((1, 0.5), (1, 0.5), (0, 0))
 
@@ -113,9 +109,7 @@ def test_images_are_antialiased(tmp_path: Path) -> None:
     members = {"images/a.png": archives.png(board), "labels/a.png": archives.png(archives.columns(64))}
     with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
         image, _ = read_face(archive, "a", 16)
-    assert np.abs(image[2:-2, 2:-2].astype(int) - 127).max() < 12, (
-        "a chequerboard shrinks to grey, not to stripes"
-    )
+    assert np.abs(image[2:-2, 2:-2].astype(int) - 127).max() < 12, "a chequerboard shrinks to grey, not to stripes"
 
 
 def test_an_image_below_the_resolution_is_not_enlarged(archive_path: Path) -> None:
@@ -212,9 +206,7 @@ def test_a_folder_without_parts(tmp_path: Path) -> None:
 
 def test_lost_rows_are_listed(tmp_path: Path) -> None:
     require_rows(IDS, tuple(IDS), tmp_path)
-    with pytest.raises(
-        ValueError, match=r"40 faces went in and 38 came out \(lost: 00001, 00003; added: none\)"
-    ):
+    with pytest.raises(ValueError, match=r"40 faces went in and 38 came out \(lost: 00001, 00003; added: none\)"):
         require_rows(IDS, [id for id in IDS if id not in ("00001", "00003")], tmp_path)
     with pytest.raises(ValueError, match="expected the same in the same order"):
         require_rows(IDS, IDS[::-1], tmp_path)

@@ -24,9 +24,7 @@ class ToyFaces:
     def __init__(self, count: int, side: int = 32, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.labels = np.zeros((count, side, side), dtype=np.uint8)
-        base = {name: rng.integers(40, 216, 3) for name, *_ in _PARTS} | {
-            "background": rng.integers(40, 216, 3)
-        }
+        base = {name: rng.integers(40, 216, 3) for name, *_ in _PARTS} | {"background": rng.integers(40, 216, 3)}
         base["r_eye"] = base["l_eye"]
         self.images = np.empty((count, side, side, 3), dtype=np.uint8)
         for image, label in zip(self.images, self.labels, strict=True):

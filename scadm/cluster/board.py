@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
+from ray.exceptions import RayError
 
 from scadm.progress import bar
 
@@ -77,7 +78,7 @@ def _show(board: Any, what: str, stop: threading.Event) -> None:
         last = stop.wait(_EVERY)  # look once more after the end, for what was said last
         try:
             state: State = ray.get(board.read.remote(seen), timeout=5)
-        except ray.exceptions.RayError:
+        except RayError:
             break
         for line in state.lines:
             print(line, flush=True)

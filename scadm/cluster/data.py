@@ -10,7 +10,7 @@ from typing import Any
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from scadm.cluster.session import connect
+from scadm.cluster.session import connect, is_remote
 from scadm.config import ClusterConfig
 from scadm.progress import bar
 
@@ -36,7 +36,12 @@ def _refuse(error: ValueError, **_: Any) -> None:
 
 
 def _run(
-    mapper: Callable[[Any], Any], tasks: list[Task], cluster: ClusterConfig, what: str, unit: str, weight: Callable[[Task], int]
+    mapper: Callable[[Any], Any],
+    tasks: list[Task],
+    cluster: ClusterConfig,
+    what: str,
+    unit: str,
+    weight: Callable[[Task], int],
 ) -> list[Any]:
     rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
     results: dict[int, Any] = {}
@@ -109,6 +114,8 @@ def map_tasks_with(
             Actor,
             compute=ActorPoolStrategy(size=size),
             num_gpus=1 if cluster.use_gpu else 0,
+            # On one machine an actor dies when memory runs out, and would again; a cluster loses nodes.
+            max_restarts=-1 if is_remote(cluster) else 0,
         ),
         tasks,
         cluster,

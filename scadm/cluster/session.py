@@ -1,4 +1,4 @@
-"""The connection to Ray: a private one on this machine, or a cluster. The only place that sets a runtime environment."""
+"""The connection to Ray: a private one on this machine, or a cluster; the one place that sets a runtime environment."""
 
 import logging
 import os
@@ -30,8 +30,6 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
             log_to_driver=False,
         )
     else:
-        # On a private Ray, its core's "errors" on the terminal are remarks on how Ray Data builds its actors.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         ray.init(
             address="local",
             # Logical CPUs: enough for every worker beside the data tasks, however few cores there are.

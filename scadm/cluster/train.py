@@ -1,24 +1,22 @@
 """Ray Train around the training loop: it places the workers, restarts them, and connects them by torch.distributed."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 import ray.train
-import torch
 from numpy.typing import NDArray
 from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
+from scadm.checkpoint import Store, is_complete
 from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect
 from scadm.config import ClusterConfig
 from scadm.tracking import RunLogger, Tracked
-from scadm.checkpoint import Store, is_complete
 from scadm.training.loop import Progress, TrainJob, Worker, train
 
 
@@ -97,5 +95,3 @@ def _mendable(error: TrainingFailedError) -> str | None:
                 return str(cause)
             cause = cause.__cause__ or getattr(cause, "cause", None)
     return None
-
-

@@ -84,9 +84,7 @@ class FaceArchive:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._zip.close()
 
     def __reduce__(self) -> tuple[type["FaceArchive"], tuple[Path]]:
@@ -152,9 +150,7 @@ class FaceArchive:
                 "fraction."
             )
         original = {}
-        for number, line in enumerate(
-            self._read(self._mapping).decode("utf-8", "replace").splitlines(), start=1
-        ):
+        for number, line in enumerate(self._read(self._mapping).decode("utf-8", "replace").splitlines(), start=1):
             fields = line.split()
             if not fields or fields[0] == "idx":  # the header, which not every copy has
                 continue
@@ -194,11 +190,7 @@ class FaceArchive:
             elif _MAPPING.fullmatch(name):
                 self._mapping = name
         if official == labelled:
-            found = (
-                "faces of both layouts"
-                if official
-                else f"no faces among its {len(self._zip.namelist())} members"
-            )
+            found = "faces of both layouts" if official else f"no faces among its {len(self._zip.namelist())} members"
             raise ValueError(
                 f"{self.path} has {found}, expected either CelebAMask-HQ/CelebA-HQ-img/ and "
                 "CelebAMask-HQ/CelebAMask-HQ-mask-anno/, or images/ and labels/. Nothing can be read from "
@@ -255,9 +247,7 @@ class FaceArchive:
 
     def _member(self, members: dict[str, _T], id: str, what: str) -> _T:
         if id not in members:
-            raise ValueError(
-                f"{self.path} has no {what} for the id {id!r}, expected one of its {len(self.ids)} ids."
-            )
+            raise ValueError(f"{self.path} has no {what} for the id {id!r}, expected one of its {len(self.ids)} ids.")
         return members[id]
 
     def _read(self, name: str) -> bytes:

@@ -75,9 +75,7 @@ def _files(folder: Path, types: tuple[str, ...]) -> dict[str, Path]:
             )
         found[file.stem] = file
     if not found:
-        raise ValueError(
-            f"{folder} is empty, expected files of type {', '.join(types)}: put your faces there."
-        )
+        raise ValueError(f"{folder} is empty, expected files of type {', '.join(types)}: put your faces there.")
     return found
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scadm.data.shards import Sample, read_offsets, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
-from scadm.pixels import to_signed
 from scadm.manifest import Split
+from scadm.pixels import to_signed
 
 
 class ShardReport(NamedTuple):
@@ -29,9 +29,7 @@ class ShardReport(NamedTuple):
 class ShardMaker:
     """Holds the autoencoder and one split's table; called once for each range of rows."""
 
-    def __init__(
-        self, tables: str, autoencoder: str, work: str, *, flip: bool, batch_size: int, use_gpu: bool
-    ) -> None:
+    def __init__(self, tables: str, autoencoder: str, work: str, *, flip: bool, batch_size: int, use_gpu: bool) -> None:
         self.device = torch.device("cuda" if use_gpu else "cpu")
         self.autoencoder = load_first_stage(Path(autoencoder), self.device).model
         self.tables = Path(tables)
@@ -89,6 +87,6 @@ def _latent_files(path: Path) -> Iterator[io.BytesIO]:
 def statistics(reports: list[ShardReport]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each latent channel over the given shards."""
     count = sum(report.count for report in reports)
-    mean = sum(report.sum for report in reports) / count
-    variance = sum(report.square for report in reports) / count - mean**2
+    mean = np.sum([report.sum for report in reports], axis=0) / count
+    variance = np.sum([report.square for report in reports], axis=0) / count - mean**2
     return tuple(map(float, mean)), tuple(map(float, np.sqrt(variance)))

@@ -46,7 +46,15 @@ class Loader:
     """The micro-batches of each step for one rank, from any step on."""
 
     def __init__(
-        self, reader: ShardReader, *, seed: int, batch: int, micro_batch: int, rank: int, ranks: int, threads: int
+        self,
+        reader: ShardReader,
+        *,
+        seed: int,
+        batch: int,
+        micro_batch: int,
+        rank: int,
+        ranks: int,
+        threads: int,
     ) -> None:
         self.reader = reader
         self.seed = seed

@@ -77,10 +77,7 @@ def make_part(
     path = Path(path)
     if not is_whole(path, ids, splits, resolution):
         archive = _open(str(archive_path), Path(archive_path).stat().st_mtime_ns)
-        rows = (
-            Face(id, split, *read_face(archive, id, resolution))
-            for id, split in zip(ids, splits, strict=True)
-        )
+        rows = (Face(id, split, *read_face(archive, id, resolution)) for id, split in zip(ids, splits, strict=True))
         write_part(path, rows, resolution)
     return PartReport(path.name, tuple(ids))
 

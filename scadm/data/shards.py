@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import webdataset
 from numpy.typing import NDArray
 from PIL import Image
 from pyarrow import fs
+from webdataset.writer import TarWriter
 
 INDEX = "index.json"
 MEMBERS = ("latent.npy", "image.webp", "mask.png")
@@ -46,7 +46,7 @@ def write_shard(path: Path, split: str, samples: Iterable[Sample]) -> None:
     """Write one tar; the same samples give the same bytes. It appears under its name when it is complete."""
     temporary = path.with_name(f".{path.name}.unfinished")
     with temporary.open("wb") as file:
-        writer = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644)
+        writer = TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644)
         for sample in samples:
             writer.write(
                 {

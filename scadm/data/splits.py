@@ -15,9 +15,7 @@ _CELEBA_TEST, _CELEBA_VALIDATION = 182_637, 162_770
 """CelebA's own partition, by the original index."""
 
 
-def assign(
-    ids: Sequence[str], config: SplitConfig, seed: int, mapping: Mapping[str, int]
-) -> dict[str, Split]:
+def assign(ids: Sequence[str], config: SplitConfig, seed: int, mapping: Mapping[str, int]) -> dict[str, Split]:
     """The split of each id, in the order of `ids`.
 
     `mapping` gives CelebA's original index of each id, for rule `official` only. Rule `fraction` ranks the

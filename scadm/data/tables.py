@@ -137,9 +137,7 @@ class FaceTable:
             for group in range(part.num_row_groups):
                 table = self._read(number, group, ["id", "split", "pixels"])
                 chosen = [
-                    row
-                    for row, found in enumerate(table["split"].to_pylist())
-                    if split is None or found == split
+                    row for row, found in enumerate(table["split"].to_pylist()) if split is None or found == split
                 ]
                 every_id = table["id"].to_pylist()
                 ids += [every_id[row] for row in chosen]
@@ -213,19 +211,13 @@ def _part_paths(folder: Path) -> list[Path]:
     ranges = {}
     for path in folder.glob("*.parquet"):
         if not (match := _PART.fullmatch(path.name)):
-            raise ValueError(
-                f"{path} is not named like {part_name(0, 127)}, so its rows have no place. {_REMAKE}"
-            )
+            raise ValueError(f"{path} is not named like {part_name(0, 127)}, so its rows have no place. {_REMAKE}")
         ranges[int(match[1])] = int(match[2]), path
     if not ranges:
-        raise ValueError(
-            f"{folder} holds no parts, expected files like {part_name(0, 127)}. Run `dvc repro`."
-        )
+        raise ValueError(f"{folder} holds no parts, expected files like {part_name(0, 127)}. Run `dvc repro`.")
     following = 0
     for first in sorted(ranges):
-        require_same(
-            f"the first row of {ranges[first][1]}", first, following, f"A part is missing. {_REMAKE}"
-        )
+        require_same(f"the first row of {ranges[first][1]}", first, following, f"A part is missing. {_REMAKE}")
         following = ranges[first][0] + 1
     return [ranges[first][1] for first in sorted(ranges)]
 

@@ -47,11 +47,12 @@ def sample(
     x = noise[:, 0]
     for i, t in enumerate(scheduler.timesteps):
         eps = denoise(x, torch.full((len(seeds),), int(t), device=device))
-        x = scheduler.step(
+        (x, *_) = scheduler.step(
             eps.float(),
             int(t),
             x,
             eta=sampling.eta,
             variance_noise=noise[:, 1 + i] if sampling.eta > 0 else None,
-        ).prev_sample
+            return_dict=False,
+        )
     return x

@@ -55,18 +55,14 @@ def own_colours(images: Images, labels: Labels) -> Images:
     """Paint each label map (B, H, W) with its own image's (B, H, W, 3) mean colour of each class."""
     faces.require_ids(labels, "a mask")
     count = len(images) * faces.NUM_CLASSES
-    parts = (
-        labels + faces.NUM_CLASSES * np.arange(len(images))[:, None, None]
-    )  # (B, H, W), one id a face and class
+    parts = labels + faces.NUM_CLASSES * np.arange(len(images))[:, None, None]  # (B, H, W), one id a face and class
     sums, pixels = _totals(images, parts, count)
     # A class that a face lacks is painted nowhere in it.
     colours = sums / np.maximum(pixels, 1)[:, None]
     return colours.round().astype(np.uint8)[parts]
 
 
-def _totals(
-    images: Images, parts: NDArray[np.int64], count: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _totals(images: Images, parts: NDArray[np.int64], count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sum of colours (count, 3) and number of pixels (count,) of each part id; exact, so batches may differ."""
     ids = parts.ravel()
     sums = np.zeros((count, 3))

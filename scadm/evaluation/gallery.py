@@ -24,7 +24,9 @@ def figures(synthesiser: Synthesiser, colours: MeanColours, reader: ShardReader,
 
     found = rows(synthesiser, colours, images, labels, positions)
     hair = synthesiser.swap(images, labels, sources, source_labels, ["hair"], positions)
-    skin = synthesiser.swap(images, labels, sources, source_labels, ["skin", "nose", "neck", "l_ear", "r_ear"], positions)
+    skin = synthesiser.swap(
+        images, labels, sources, source_labels, ["skin", "nose", "neck", "l_ear", "r_ear"], positions
+    )
     lips = synthesiser.swap(images, labels, sources, source_labels, ["u_lip", "l_lip"], positions)
     steps = {
         f"{round(100 * weight)}_%": synthesiser.interpolate(

@@ -24,9 +24,7 @@ def ssim(images: Images, truth: Images) -> NDArray[np.float64]:
 
     The library's default: Gaussian window of 11 and sigma 1.5 on each channel in [0, 1], borders mirrored and counted.
     """
-    values = structural_similarity_index_measure(
-        to_unit(images), to_unit(truth), data_range=1.0, reduction="none"
-    )
+    values = structural_similarity_index_measure(to_unit(images), to_unit(truth), data_range=1.0, reduction="none")
     return np.atleast_1d(torch.as_tensor(values).double().numpy())
 
 

@@ -109,9 +109,7 @@ class SmallParser(Parser):
             network.load_state_dict(weights, strict=True)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise ValueError(
-                f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {reason} {_REMAKE}"
-            ) from None
+            raise ValueError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {reason} {_REMAKE}") from None
         parser = cls(network, tree["resolution"], device)
         require_same(f"the fingerprint of {folder}", parser.fingerprint, tree["fingerprint"], _REMAKE)
         return parser
@@ -232,9 +230,7 @@ class FacerParser(Parser):
     def read(self, images: Images) -> Reading:
         pixels = to_unit(images, self.device)
         # Antialiased, because larger pictures shrink; rounding may leave [0, 1], which facer refuses.
-        resized = F.interpolate(pixels, size=(self.SIDE, self.SIDE), mode="bilinear", antialias=True).clamp(
-            0, 1
-        )
+        resized = F.interpolate(pixels, size=(self.SIDE, self.SIDE), mode="bilinear", antialias=True).clamp(0, 1)
         logits = self.parser.forward_warped(resized, return_preds=False)  # (B, 19, h, w), facer's order
         return _from_logits(logits[:, self.order], images.shape[1:3])
 
@@ -281,17 +277,13 @@ def load_parser(folder: Path, device: torch.device | str = "cpu") -> Parser:
             return TorchScriptParser.load(folder, device)
         case "facer":
             return FacerParser.load(folder, device)
-    raise ValueError(
-        f"{folder / CONFIG_NAME} has kind {kind!r}, expected small, torchscript or facer. {_REMAKE}"
-    )
+    raise ValueError(f"{folder / CONFIG_NAME} has kind {kind!r}, expected small, torchscript or facer. {_REMAKE}")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_NAME
     if not path.is_file():
-        raise ValueError(
-            f"{path} does not exist, so {folder} holds no parser. Run `dvc repro parser` to make it."
-        )
+        raise ValueError(f"{path} does not exist, so {folder} holds no parser. Run `dvc repro parser` to make it.")
     return json.loads(path.read_text())
 
 

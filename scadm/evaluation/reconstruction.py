@@ -1,4 +1,4 @@
-"""The paper's first task: each test face from its own mask and styles, beside the rows that give the numbers meaning."""
+"""The paper's first task: each test face from its own mask and styles, beside the rows that give numbers meaning."""
 
 from dataclasses import dataclass
 from pathlib import Path

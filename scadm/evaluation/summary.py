@@ -30,7 +30,10 @@ def find_weights(trained: Mapping[str, str], storage_root: str, tracked: trackin
                 "again with `dvc repro --force train`."
             ) from None
     require_same(
-        f"the digest of the weights in {place}", digest_of(Store(place)), trained["sha256"], "Run `dvc repro train`."
+        f"the digest of the weights in {place}",
+        digest_of(Store(place)),
+        trained["sha256"],
+        "Run `dvc repro train`.",
     )
     return place
 
@@ -126,10 +129,12 @@ def track(tracked: tracking.Tracked, rows: Mapping[str, Mapping[str, float]], re
     logger.artifact(reports / "index.html", "report")
 
 
-
 def describe(params: Params, metrics: tracking.Metrics, evaluation: Mapping[str, object]) -> str:
     """The description of a registered version, in Markdown."""
-    table = [f"| {row} | {m['ssim']:.3f} | {m['miou']:.3f} | {m['accuracy']:.3f} |" for row, m in metrics["reconstruction"].items()]
+    table = [
+        f"| {row} | {m['ssim']:.3f} | {m['miou']:.3f} | {m['accuracy']:.3f} |"
+        for row, m in metrics["reconstruction"].items()
+    ]
     data = {
         "synthetic": "faces drawn by this project; free of any person's likeness.",
         "celebamask-hq": "CelebAMask-HQ: for non-commercial research only, and so is this model.",

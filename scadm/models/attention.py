@@ -110,9 +110,7 @@ class FeedForward(nn.Module):
 class SpatialTransformer(nn.Module):
     """Self-attention, mask-conditioned cross-attention and feed-forward over the pixels of a feature map."""
 
-    def __init__(
-        self, channels: int, code_channels: int, head_channels: int, groups: int, form: MaskAttention
-    ) -> None:
+    def __init__(self, channels: int, code_channels: int, head_channels: int, groups: int, form: MaskAttention) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)

@@ -85,7 +85,11 @@ class VQAutoencoder(nn.Module):
         cells = rearrange(latent, "b c h w -> (b h w) c")
         ids = torch.cdist(cells.float(), self.codebook.float()).argmin(dim=1)
         nearest = rearrange(
-            self.codebook[ids], "(b h w) c -> b c h w", b=latent.shape[0], h=latent.shape[2], w=latent.shape[3]
+            self.codebook[ids],
+            "(b h w) c -> b c h w",
+            b=latent.shape[0],
+            h=latent.shape[2],
+            w=latent.shape[3],
         )
         return Quantised(
             latent=latent + (nearest - latent).detach(),

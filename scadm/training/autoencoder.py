@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from scadm.config import AutoencoderStageConfig
-from scadm.pixels import FaceSource, to_signed
 from scadm.models.autoencoder import VQAutoencoder
+from scadm.pixels import FaceSource, to_signed
 
 SSIM_WEIGHT = 0.5
 COMMITMENT_WEIGHT = 0.25

@@ -20,5 +20,6 @@ def write(run: Store, stage: Stage) -> None:
     table = read(run)
     for name, prefix in (("training", "train/"), ("validation", "validation/")):
         columns = [column for column in table.columns if column.startswith(prefix)]
-        part = table[["step", *columns]].dropna().rename(columns=lambda column: column.removeprefix(prefix))
+        part = table[["step", *columns]].dropna()
+        part.columns = [column.removeprefix(prefix) for column in part.columns]
         stage.write(f"reports/{name}.csv", part.to_csv(index=False))

@@ -80,8 +80,9 @@ def describe(found: Estimate, training: TrainingConfig, *, workers: int, use_gpu
     return (
         f"{found.parameters / 1e6:.1f} M parameters, {found.flops_per_image / 1e9:.1f} GFLOP an image (forward and "
         f"backward), about {found.bytes / 2**30:.2f} GiB a worker: {found.state_bytes / 2**30:.2f} for weights, "
-        f"gradients, AdamW and EMA, {found.activation_bytes / 2**30:.2f} for a micro-batch of {training.micro_batch}.\n"
-        f"{training.steps} steps of {training.batch_size} images are {images * found.flops_per_image / 1e15:.3g} PFLOP, "
-        f"{hours:.2g} h if each of {max(workers, 1)} {'GPU(s)' if use_gpu else 'core(s)'} sustains "
-        f"{rate / 1e12:g} TFLOP/s."
+        f"gradients, AdamW and EMA, {found.activation_bytes / 2**30:.2f} for a micro-batch "
+        f"of {training.micro_batch}.\n"
+        f"{training.steps} steps of {training.batch_size} images are "
+        f"{images * found.flops_per_image / 1e15:.3g} PFLOP, {hours:.2g} h if each of {max(workers, 1)} "
+        f"{'GPU(s)' if use_gpu else 'core(s)'} sustains {rate / 1e12:g} TFLOP/s."
     )

@@ -20,14 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, SamplingConfig, TrainingConfig
-from scadm.data.loader import Batch, Loader, collate
-from scadm.data.shards import ShardReader
-from scadm.diffusion.noise import VALIDATION, normal
-from scadm.first_stage import LatentScale, load_first_stage
-from scadm.models.scadm import SCADM
-from scadm.synthesis import Synthesiser
-from scadm.training import ema
 from scadm.checkpoint import (
     Store,
     checkpoint_name,
@@ -37,6 +29,14 @@ from scadm.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, SamplingConfig, TrainingConfig
+from scadm.data.loader import Batch, Loader, collate
+from scadm.data.shards import ShardReader
+from scadm.diffusion.noise import VALIDATION, normal
+from scadm.first_stage import LatentScale, load_first_stage
+from scadm.models.scadm import SCADM
+from scadm.synthesis import Synthesiser
+from scadm.training import ema
 from scadm.training.journal import Journal
 from scadm.training.objective import Draws, TrainingModule, device_batch, draw
 from scadm.training.samples import sample_grid
@@ -146,7 +146,9 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
     state = TrainState(
         model=model,
         average={name: tensor.detach().clone() for name, tensor in model.state_dict().items()},
-        optimiser=torch.optim.AdamW(trainable, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay),
+        optimiser=torch.optim.AdamW(
+            trainable, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+        ),
         step=0,
     )
     if steps := complete_steps(run):
@@ -213,7 +215,15 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
         if done % job.monitoring.log_every == 0 or final:
             mean = worker_mean(torch.stack(losses).mean(), worker)
             rate = (done - since_step) * config.batch_size / (time.perf_counter() - since)
-            log(done, {"train/loss": mean, "train/lr": group["lr"], "train/images_per_s": rate, "train/grad_norm": norm.item()})
+            log(
+                done,
+                {
+                    "train/loss": mean,
+                    "train/lr": group["lr"],
+                    "train/images_per_s": rate,
+                    "train/grad_norm": norm.item(),
+                },
+            )
             if bar is not None:
                 bar.set_postfix_str(f"loss {mean:.3f}, {rate:.0f} images/s")
             losses.clear()
@@ -264,14 +274,18 @@ class Validation:
         return Draws(t, normal(self.job.seed, VALIDATION, batch.positions, tuple(batch.latent.shape[1:])), kept, kept)
 
     @torch.no_grad()
-    def losses(self, average: dict[str, Tensor], autocast: Callable[[], AbstractContextManager[Any]]) -> dict[str, float]:
+    def losses(
+        self, average: dict[str, Tensor], autocast: Callable[[], AbstractContextManager[Any]]
+    ) -> dict[str, float]:
         """Mean loss over all ranks' samples, with both conditions present."""
         self.model.load_state_dict(average)
         total = torch.zeros((), dtype=torch.float64)
         for batch in self.batches:
             latent, image, labels = device_batch(batch, self.worker.device)
             with autocast():
-                losses = self.module(self.job.scale.to_model(latent), image, labels, self.draws(batch).to(self.worker.device))
+                losses = self.module(
+                    self.job.scale.to_model(latent), image, labels, self.draws(batch).to(self.worker.device)
+                )
             total += losses.double().sum().cpu()
         return {"validation/loss": worker_mean(total, self.worker) * self.worker.ranks / self.count}
 

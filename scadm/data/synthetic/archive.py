@@ -1,7 +1,6 @@
 """Synthetic data sets on disk, in the layout of the official CelebAMask-HQ archive."""
 
 import io
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +89,7 @@ def _whole(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         yield unfinished
-        os.replace(unfinished, path)
+        unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 

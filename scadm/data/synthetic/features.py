@@ -23,17 +23,13 @@ def _head_shape(factors: Factors) -> Points:
 def skin(factors: Factors, head: Frame, face: Placement) -> Layer:
     """The head with the bare skin of the face."""
     details = [
-        Detail((smooth(face(ellipse(side * 0.55, 0.25, 0.27, 0.2))),), "blush", 0.35, soft=True)
-        for side in (1, -1)
+        Detail((smooth(face(ellipse(side * 0.55, 0.25, 0.27, 0.2))),), "blush", 0.35, soft=True) for side in (1, -1)
     ]
     sockets = tuple(
-        smooth(face(ellipse(side * number(factors, "eye.spacing"), EYE_Y - 0.05, 0.3, 0.2)))
-        for side in (1, -1)
+        smooth(face(ellipse(side * number(factors, "eye.spacing"), EYE_Y - 0.05, 0.3, 0.2))) for side in (1, -1)
     )
     details += [Detail((socket,), "shadow", 0.25, soft=True) for socket in sockets]
-    details.append(
-        Detail((smooth(face(ellipse(0, _MOUTH_Y + 0.22, 0.2, 0.045))),), "shadow", 0.35, soft=True)
-    )
+    details.append(Detail((smooth(face(ellipse(0, _MOUTH_Y + 0.22, 0.2, 0.045))),), "shadow", 0.35, soft=True))
     if present(factors, "hair"):
         # The hair's own outline, lowered: its shadow on the forehead.
         details.append(Detail((smooth(head.place(hair_outline(factors) + [0, 0.06])),), "shadow", 0.3))
@@ -181,8 +177,6 @@ def ear(factors: Factors, head: Frame, part: str, side: int) -> Layer:
 
 def neck(factors: Factors, head: Frame, body: Frame) -> Layer:
     """The neck and bare shoulders, under the shadow of the chin."""
-    shape = symmetric(
-        [(0, 0.4), (0.56, 0.4), (0.53, 0.95), (0.6, 1.08), (1.0, 1.22), (1.7, 1.4), (2.1, 2.4), (0, 2.4)]
-    )
+    shape = symmetric([(0, 0.4), (0.56, 0.4), (0.53, 0.95), (0.6, 1.08), (1.0, 1.22), (1.7, 1.4), (2.1, 2.4), (0, 2.4)])
     chin = Detail((smooth(head.place(_head_shape(factors) * [0.98, 1] + [0, 0.12])),), "shadow", 0.9)
     return Layer("neck", (smooth(body.place(shape)),), body, (chin,))

@@ -32,11 +32,7 @@ def build_layers(factors: Factors) -> list[Layer]:
         layers.append(cloth(factors, body))
     if present(factors, "neck_l"):
         layers.append(necklace(factors, body))
-    layers += [
-        ear(factors, head, part, side)
-        for part, side in (("l_ear", 1), ("r_ear", -1))
-        if present(factors, part)
-    ]
+    layers += [ear(factors, head, part, side) for part, side in (("l_ear", 1), ("r_ear", -1)) if present(factors, part)]
     layers += [skin(factors, head, face), nose(factors, head, face)]
     if present(factors, "eye_g"):
         layers.append(glasses(factors, head, face))

@@ -53,9 +53,7 @@ def hair_outline(factors: Factors) -> Points:
         inner = [(0.9, -0.3), (0.97, 0.1), (0.9, 0.55)]
     elif style == "curly":
         lock = [(1.0, 0.24)]
-        crown = _curls(
-            1.16 + 0.12 * volume, -0.3, 0.9 + 0.12 * volume, np.linspace(0.5, -np.pi / 2, 36)
-        ).tolist()
+        crown = _curls(1.16 + 0.12 * volume, -0.3, 0.9 + 0.12 * volume, np.linspace(0.5, -np.pi / 2, 36)).tolist()
         inner = [(0.88, -0.3), (0.95, 0.05)]
     else:
         low = {"crop": -0.2, "short": -0.02}.get(style, -0.12)

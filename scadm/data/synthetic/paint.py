@@ -74,9 +74,7 @@ def paint_parts(layers: Sequence[Layer], size: int) -> tuple[NDArray[np.uint8], 
         fills[layer.part] = filled | fills[layer.part] if layer.part in fills else filled
     seen = set(np.unique(labels).tolist())
     parts = {
-        name: fills[name] & (labels >= CLASS_ID[name])
-        for name in LABELS
-        if name in fills and CLASS_ID[name] in seen
+        name: fills[name] & (labels >= CLASS_ID[name]) for name in LABELS if name in fills and CLASS_ID[name] in seen
     }
     return labels, parts
 
@@ -102,8 +100,7 @@ def _draw_detail(colours: NDArray[np.float32], detail: Detail, own: Colour, size
         return
     weight = _soft(detail.outlines, size, common) if detail.soft else _coverage(detail.outlines, size, common)
     rows, columns = (
-        slice(inner.start - outer.start, inner.stop - outer.start)
-        for inner, outer in zip(common, box, strict=True)
+        slice(inner.start - outer.start, inner.stop - outer.start) for inner, outer in zip(common, box, strict=True)
     )
     region = colours[rows, columns]
     region += (detail.opacity * weight)[..., None] * (INKS[detail.ink](own) - region)
@@ -127,9 +124,7 @@ def _shade(
     return (1 + np.float32(strength) * relief).astype(np.float32, copy=False)
 
 
-def _texture(
-    layer: Layer, factors: Factors, x: NDArray[np.float32], y: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _texture(layer: Layer, factors: Factors, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a texture adds to each channel of a part (h, w): about 0 on average, as the colour is a factor."""
     kind = factors[f"{layer.part}.texture"]
     inverse = np.linalg.inv(layer.frame.linear).astype(np.float32)
@@ -213,9 +208,7 @@ def _span(low: float, high: float, size: int) -> slice:
 
 
 def _intersection(first: _Box, second: _Box) -> _Box:
-    rows, columns = (
-        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True)
-    )
+    rows, columns = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
     return rows, columns
 
 

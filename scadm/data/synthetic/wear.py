@@ -85,13 +85,9 @@ def glasses(factors: Factors, head: Frame, face: Placement) -> Layer:
     for side in (1, -1):
         outlines.append(_lens(factors, side * x, y, 1.0))
         lenses.append(_lens(factors, side * x, y, 0.82))
-        outlines.append(
-            points((side * 0.72, y - 0.06), (side * 0.99, y - 0.07), (side * 0.99, y), (side * 0.72, y))
-        )
+        outlines.append(points((side * 0.72, y - 0.06), (side * 0.99, y - 0.07), (side * 0.99, y), (side * 0.72, y)))
     outlines.append(
-        points(
-            (-0.2, y - 0.05), (0, y - 0.08), (0.2, y - 0.05), (0.2, y + 0.01), (0, y - 0.03), (-0.2, y + 0.01)
-        )
+        points((-0.2, y - 0.05), (0, y - 0.08), (0.2, y - 0.05), (0.2, y + 0.01), (0, y - 0.03), (-0.2, y + 0.01))
     )
     ink = "dark" if factors["eye_g.dark"] else "glass"
     details = [Detail(tuple(smooth(face(lens)) for lens in lenses), ink)]
