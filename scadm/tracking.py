@@ -180,7 +180,20 @@ def fetch_artifacts(tracked: Tracked, name: str, folder: Path) -> Path:
 _METRICS, _TEST_SPLIT, _EVALUATION = "scadm.metrics", "scadm.test_split", "scadm.evaluation"
 
 
-_SERVED_BY = ("diffusers einops mlflow numpy pandas pillow pyarrow pydantic pyyaml safetensors torch tqdm").split()
+_SERVED_BY = [
+    "diffusers",
+    "einops",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "torch",
+    "tqdm",
+]
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 """{task: {row: {metric: value}}}."""
