@@ -181,18 +181,8 @@ _METRICS, _TEST_SPLIT, _EVALUATION = "scadm.metrics", "scadm.test_split", "scadm
 
 
 _SERVED_BY = [
-    "diffusers",
-    "einops",
-    "mlflow",
-    "numpy",
-    "pandas",
-    "pillow",
-    "pyarrow",
-    "pydantic",
-    "pyyaml",
-    "safetensors",
-    "torch",
-    "tqdm",
+    *("torch", "diffusers", "einops", "safetensors", "numpy", "pandas", "pyarrow", "pillow"),
+    *("mlflow", "pydantic", "pyyaml", "tqdm"),
 ]
 
 Metrics = dict[str, dict[str, dict[str, float]]]
