@@ -64,7 +64,8 @@ class Project:
         return {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(self.folder),  # this copy's code, not that of an editable install
+            # This copy's code, not that of an editable install; and the guard that allows loopback only.
+            "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT / 'tests' / 'guard'}",
             MARK: self.mark,
         }
 

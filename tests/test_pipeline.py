@@ -1,6 +1,7 @@
 """One real run of all eight stages, and what people do with it: real DVC, Ray, MLflow and webdataset."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -70,9 +71,7 @@ def test_training_makes_the_model_better(project: Project) -> None:
 def test_the_report_is_one_file_with_its_pictures_inside(project: Project) -> None:
     page = (project.folder / "reports/index.html").read_text()
     assert page.count("data:image/png;base64,") == 4
-    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page.replace(
-        "https://www.w3.org", ""
-    )
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "nothing is loaded from elsewhere"
 
 
 def test_the_champion_loads_and_predicts_in_a_fresh_process(project: Project, tmp_path: Path) -> None:
@@ -170,9 +169,9 @@ def test_a_clone_pulls_from_a_folder_and_reproduces_nothing(project: Project, tm
 def test_two_queued_experiments_end_in_the_store_of_the_project(project: Project) -> None:
     from mlflow.tracking import MlflowClient
 
-    project.run("dvc", "exp", "run", "--queue", "-S", "training.learning_rate=0.001")
-    project.run("dvc", "exp", "run", "--queue", "-S", "training.learning_rate=0.003")
-    project.run("dvc", "queue", "start")
+    for rate in ("0.001", "0.003"):
+        changes = (f"training.learning_rate={rate}", "training.steps=2", "cluster.workers=0")
+        project.run("dvc", "exp", "run", "--queue", *(part for c in changes for part in ("-S", c)), "train")
     done = project.run("dvc", "exp", "run", "--run-all")
     client = MlflowClient(f"sqlite:///{project.folder}/storage/mlflow.db")
     experiment = client.get_experiment_by_name("sca-dm")
