@@ -154,12 +154,39 @@ def test_plots_and_metrics_are_there_for_dvc(project: Project) -> None:
 
 
 def test_a_clone_pulls_from_a_folder_and_reproduces_nothing(project: Project, tmp_path: Path) -> None:
-    remote = tmp_path / "remote"
-    project.run("dvc", "remote", "add", "-f", "-d", "--local", "shared", str(remote))
+    _push_and_pull(project, tmp_path, str(tmp_path / "remote"))
+
+
+def test_a_clone_pulls_from_s3_and_reproduces_nothing(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")  # what moto accepts: anything
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="faces")
+        _push_and_pull(project, tmp_path, "s3://faces/dvc", "endpointurl", endpoint)
+    finally:
+        server.stop()
+
+
+def _push_and_pull(project: Project, tmp_path: Path, url: str, *option: str) -> None:
+    def add_remote(folder: Path) -> None:
+        project.run("dvc", "--cd", str(folder), "remote", "add", "-f", "-d", "--local", "shared", url)
+        if option:
+            project.run("dvc", "--cd", str(folder), "remote", "modify", "--local", "shared", *option)
+
+    add_remote(project.folder)
     project.run("dvc", "push")
     clone = tmp_path / "clone"
     project.run("git", "clone", "-q", str(project.folder), str(clone))
-    project.run("dvc", "--cd", str(clone), "remote", "add", "-d", "--local", "shared", str(remote))
+    add_remote(clone)
     project.run("dvc", "--cd", str(clone), "pull")
     done = project.run("dvc", "--cd", str(clone), "repro", PYTHONPATH=str(clone))
     assert "Running stage" not in done.stdout
