@@ -9,7 +9,7 @@ import ray
 
 from scadm.config import ClusterConfig
 
-_EXCLUDES = [".git", ".venv", ".dvc", "data", "models", "reports", "storage", ".work"]
+_EXCLUDES = ["/.git/", "/.venv/", "/.dvc/", "/data/", "/models/", "/reports/", "/storage/", "/.work/"]
 
 
 def is_remote(cluster: ClusterConfig) -> bool:
