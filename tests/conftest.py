@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from projects import Project
 
 GUARD = Path(__file__).parent / "guard"
 
@@ -20,3 +21,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the folder {folder} of real faces (or SCADM_SHARED naming one), which is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The profile `smoke`, run once by `dvc repro`. A test that changes it works on a copy."""
+    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    project.run("dvc", "repro")
+    project.commit()
+    return project

@@ -27,11 +27,16 @@ def _override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 class Project:
-    """A clone of the working tree in a folder of its own, with a profile and changes of single parameters."""
+    """A folder that holds the project and in which its commands are run."""
 
-    def __init__(self, folder: Path, profile: str = "smoke", changes: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = uuid.uuid4().hex
+
+    @classmethod
+    def clone(cls, folder: Path, profile: str = "smoke", changes: Mapping[str, Any] | None = None) -> "Project":
+        """The working tree as it is now, under a profile with changes of single parameters."""
+        project = cls(folder)
         listed = subprocess.run(
             ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"],
             check=True,
@@ -42,10 +47,16 @@ class Project:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        self.run("scadm", "profile", profile)
+        project.run("scadm", "profile", profile)
         if changes:
-            self.set(changes)
-        self.commit()
+            project.set(changes)
+        project.commit()
+        return project
+
+    def copy(self, folder: Path) -> "Project":
+        """With all outs, but without the runs and models of `storage/`."""
+        shutil.copytree(self.folder, folder, symlinks=True, ignore=shutil.ignore_patterns("storage"))
+        return Project(folder)
 
     def commit(self) -> None:
         if not (self.folder / ".git").exists():

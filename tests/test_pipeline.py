@@ -20,11 +20,8 @@ ROWS = {"style_blind", "own_colours", "model", "ceiling"}
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("pipeline") / "project")
-    project.run("dvc", "repro")
-    project.commit()
-    return project
+def project(finished: Project) -> Project:
+    return finished
 
 
 def test_every_out_has_a_manifest_that_verifies(project: Project) -> None:

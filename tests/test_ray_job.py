@@ -19,9 +19,9 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def test_ray_job_submit_trains_into_the_project(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    project = Project(tmp_path / "project", changes={"training.steps": 20})
-    project.run("dvc", "repro", "latents")
+def test_ray_job_submit_trains_into_the_project(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.set({"training.steps": 20})
     home = {
         "SCADM_HOME": str(project.folder),
         # A token of this test's own: the default one lies in the user's home and may belong to another Ray.

@@ -22,7 +22,7 @@ def test_smoke_on_real_faces(shared: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(archive) as real:
         faces = sorted(int(Path(name).stem) for name in real.namelist() if name.endswith(".jpg"))
         known_bad = [f"{number:05d}" for number in faces[120:]]  # as many as a test has time for
-    project = Project(
+    project = Project.clone(
         tmp_path / "project",
         changes={"data.source": "celebamask-hq", "data.path": str(archive), "data.known_bad": known_bad},
     )
