@@ -60,8 +60,13 @@ def test_data_lie_in_the_workspace_or_at_home(tmp_path: Path, monkeypatch: pytes
 # --- the run key ----------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def quickstart() -> str:
+    return yaml.safe_dump(yaml.safe_load(profiles.render("quickstart", ROOT / "conf")))
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(quickstart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of this project in which every out exists, as the current folder."""
     monkeypatch.delenv("SCADM_HOME", raising=False)
     folder = tmp_path / "project"
@@ -69,7 +74,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / "dvc.yaml", folder)
-    profiles.write("quickstart", ROOT / "conf", folder / "params.yaml")
+    (folder / "params.yaml").write_text(quickstart)
     for declared in STAGES.values():
         for name in (dep for dep in declared["deps"] if dep.startswith(("data/", "models/", "reports/"))):
             if name.endswith(".json"):
