@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadm.diffusion.noise import DROP, FLIP, NOISE, SAMPLING, TIMESTEP, VALIDATION, generator, normal
+from scadm.diffusion.noise import DROP, DROPOUT, FLIP, NOISE, SAMPLING, TIMESTEP, VALIDATION, generator, normal
 
-STREAMS = [TIMESTEP, NOISE, FLIP, DROP, SAMPLING, VALIDATION]
+STREAMS = [TIMESTEP, NOISE, FLIP, DROP, SAMPLING, VALIDATION, DROPOUT]
 
 
 @given(positions=st.lists(st.integers(0, 2**40), min_size=1, max_size=6), seed=st.integers(0, 2**32))
