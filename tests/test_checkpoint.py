@@ -77,7 +77,7 @@ def test_one_with_a_truncated_file_does_not_count(tmp_path: Path, name: str, kep
 def test_none_at_all(tmp_path: Path) -> None:
     assert complete_steps(Store(str(tmp_path / "never"))) == []
     assert not is_complete(Store(str(tmp_path / "never")))
-    with pytest.raises(ValueError, match="never is not a finished checkpoint: it has no manifest.json"):
+    with pytest.raises(ValueError, match=r"never is not a finished checkpoint: it has no manifest.json"):
         read_checkpoint(Store(str(tmp_path / "never")), ["model"])
 
 

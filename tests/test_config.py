@@ -75,12 +75,12 @@ def test_a_fault_is_named_with_its_value(changes: dict[str, Any], message: str) 
 def test_a_missing_key_is_named() -> None:
     tree = base()
     del tree["training"]["steps"]
-    with pytest.raises(ValueError, match="missing key training.steps"):
+    with pytest.raises(ValueError, match=r"missing key training.steps"):
         validate(tree, "params.yaml")
 
 
 def test_all_faults_are_named_at_once() -> None:
-    with pytest.raises(ValueError, match="(?s)training.steps = -1.*unknown key cluster.nodes = 4.*conf/base.yaml"):
+    with pytest.raises(ValueError, match=r"(?s)training.steps = -1.*unknown key cluster.nodes = 4.*conf/base.yaml"):
         validate(base(training__steps=-1, cluster__nodes=4), "params.yaml")
 
 
@@ -94,16 +94,16 @@ def test_a_micro_batch_above_a_worker_s_share_is_the_whole_share() -> None:
 
 def test_parameters_do_not_change() -> None:
     params = validate(base(), "x")
-    with pytest.raises(ValidationError, match="frozen"):
+    with pytest.raises(ValidationError, match=r"frozen"):
         params.project.seed = 3  # type: ignore[misc]
 
 
 def test_load_params(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    with pytest.raises(ValueError, match="params.yaml does not exist. .*scadm profile quickstart"):
+    with pytest.raises(ValueError, match=r"params.yaml does not exist. .*scadm profile quickstart"):
         load_params(path)
     path.write_text("- a list\n")
-    with pytest.raises(ValueError, match="holds list, expected sections"):
+    with pytest.raises(ValueError, match=r"holds list, expected sections"):
         load_params(path)
     path.write_text(yaml.safe_dump(BASE))
     assert load_params(path) == validate(BASE, "x")

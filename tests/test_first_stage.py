@@ -89,9 +89,13 @@ def test_a_vq_of_another_downsampling_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"autoencoder.weights is '.*none', expected a folder with a diffusers VQModel"):
+    with pytest.raises(
+        ValueError, match=r"autoencoder.weights is '.*none', expected a folder with a diffusers VQModel"
+    ):
         import_vq_f4(tmp_path, tmp_path / "none")
-    with pytest.raises(ValueError, match=f"config.json does not exist, expected a folder with config.json and {WEIGHTS}"):
+    with pytest.raises(
+        ValueError, match=f"config.json does not exist, expected a folder with config.json and {WEIGHTS}"
+    ):
         load_first_stage(tmp_path)
 
 

@@ -80,17 +80,17 @@ def test_other_labels_are_refused(out: Path) -> None:
 
 def test_an_unfinished_or_unreadable_out_is_refused(out: Path) -> None:
     (out / FILE_NAME).write_text('{"stage": "lat')
-    with pytest.raises(ValueError, match="manifest.json cannot be read"):
+    with pytest.raises(ValueError, match=r"manifest.json cannot be read"):
         Manifest.read(out)
     (out / FILE_NAME).unlink()
-    with pytest.raises(ValueError, match="has no manifest.json, so it is not a finished out"):
+    with pytest.raises(ValueError, match=r"has no manifest.json, so it is not a finished out"):
         Manifest.read(out)
 
 
 def test_an_unknown_field_is_refused(out: Path) -> None:
     tree = json.loads((out / FILE_NAME).read_text())
     (out / FILE_NAME).write_text(json.dumps(tree | {"colour": "red"}))
-    with pytest.raises(ValueError, match="colour"):
+    with pytest.raises(ValueError, match=r"colour"):
         Manifest.read(out)
 
 
@@ -111,7 +111,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(manifest.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"No space left"):
         write_atomically(target, "new")
     assert target.read_text() == "older"
     assert [path.name for path in target.parent.iterdir()] == ["value.json"]
@@ -119,5 +119,5 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.
 
 def test_require_same_names_both_values() -> None:
     require_same("the resolution", 64, 64, "")
-    with pytest.raises(ValueError, match="^the resolution is 64, expected 128. Run it again.$"):
+    with pytest.raises(ValueError, match=r"^the resolution is 64, expected 128. Run it again.$"):
         require_same("the resolution", 64, 128, "Run it again.")

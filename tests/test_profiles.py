@@ -54,9 +54,9 @@ def test_a_key_that_goes_is_reported(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown profile 'huge', expected one of .*quickstart, smoke"):
+    with pytest.raises(ValueError, match=r"unknown profile 'huge', expected one of .*quickstart, smoke"):
         profiles.write("huge", CONF, tmp_path / "params.yaml")
-    with pytest.raises(ValueError, match="unknown profile 'base'"):
+    with pytest.raises(ValueError, match=r"unknown profile 'base'"):
         profiles.write("base", CONF, tmp_path / "params.yaml")
     assert not (tmp_path / "params.yaml").exists()
 
@@ -68,6 +68,6 @@ def test_an_invalid_profile_leaves_the_parameters_alone(tmp_path: Path) -> None:
     (conf / "odd.yaml").write_text("training: {steps: 0, speed: 3}\n")
     params = tmp_path / "params.yaml"
     params.write_text("old")
-    with pytest.raises(ValueError, match="(?s)profile odd is not valid.*training.steps = 0"):
+    with pytest.raises(ValueError, match=r"(?s)profile odd is not valid.*training.steps = 0"):
         profiles.write("odd", conf, params)
     assert params.read_text() == "old"

@@ -32,7 +32,7 @@ def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:
         yield from tiny.samples(2)
         raise RuntimeError("killed")
 
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(RuntimeError, match=r"killed"):
         write_shard(tmp_path / "train-000000-000002.tar", "train", broken())
     assert not (tmp_path / "train-000000-000002.tar").exists()
 
@@ -71,7 +71,7 @@ def test_the_index_holds_every_member(tmp_path: Path) -> None:
 
 def test_a_split_without_samples_is_refused(tmp_path: Path) -> None:
     folder = tiny.write_shards(tmp_path / "shards", {"train": tiny.samples(1)})
-    with pytest.raises(ValueError, match="lists no samples of split 'test'. Run `dvc repro latents`"):
+    with pytest.raises(ValueError, match=r"lists no samples of split 'test'. Run `dvc repro latents`"):
         ShardReader(str(folder), "test")
 
 
@@ -159,6 +159,6 @@ def test_latents_that_are_not_finite_are_refused_by_id(tmp_path: Path) -> None:
     with torch.no_grad():
         for parameter in maker.autoencoder.parameters():  # type: ignore[attr-defined]
             parameter.mul_(1e6)
-    with pytest.raises(ValueError, match="the latent of face face-0 is not finite in float16.*learning_rate"):
+    with pytest.raises(ValueError, match=r"the latent of face face-0 is not finite in float16.*learning_rate"):
         maker("train", 0, 2)
     assert not list((tmp_path / "work").glob("*.tar"))

@@ -47,7 +47,7 @@ def test_as_many_steps_as_timesteps_can_be_sampled() -> None:
 
 
 def test_more_steps_than_timesteps_are_refused() -> None:
-    with pytest.raises(ValueError, match="sampling.steps is 1001, expected at most diffusion.timesteps 1000"):
+    with pytest.raises(ValueError, match=r"sampling.steps is 1001, expected at most diffusion.timesteps 1000"):
         ddim_scheduler(DIFFUSION, 1001)
 
 

@@ -36,7 +36,11 @@ def mask() -> Tensor:
 @pytest.mark.parametrize(("downsamplings", "scales"), [(1, 1), (3, 2), (3, 3)])
 def test_shapes(skip: str, downsamplings: int, scales: int, image: Tensor, mask: Tensor) -> None:
     config = StyleEncoderConfig(
-        features=1, downsamplings=downsamplings, scales=scales, style_channels=5, skip=skip  # type: ignore[arg-type]
+        features=1,
+        downsamplings=downsamplings,
+        scales=scales,
+        style_channels=5,
+        skip=skip,  # type: ignore[arg-type]
     )
     built = StyleEncoder(config)
     assert built.code_channels == 5 * scales

@@ -194,7 +194,9 @@ def test_a_loss_that_is_not_finite_is_refused_by_step_and_ids(folder: Path, tmp_
     job = tiny.training_job(
         folder, run=str(tmp_path / "run"), training=training(learning_rate=1e30, warmup_steps=0), seed=0
     )
-    with pytest.raises(ValueError, match=r"step \d+: loss (nan|inf).*rank 0 were \['0-\d{4}'.*learning_rate") as refused:
+    with pytest.raises(
+        ValueError, match=r"step \d+: loss (nan|inf).*rank 0 were \['0-\d{4}'.*learning_rate"
+    ) as refused:
         train(job, ALONE, tiny.Recorder())
     assert "it is 1e+30" in str(refused.value)
     assert not is_complete(Store(job.run) / "final")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from toy_faces import ToyFaces
 from torch import nn
+from toy_faces import ToyFaces
 
 from scadm.config import (
     AutoencoderConfig,
