@@ -72,6 +72,12 @@ def test_three_levels_are_refused() -> None:
         VQAutoencoder(tiny.AUTOENCODER.model_copy(update={"multipliers": (1, 2, 4)}))
 
 
+def test_codes_begin_at_the_encoder_s_outputs() -> None:
+    codes, cells = torch.zeros(5, 2), torch.arange(12.0).reshape(6, 2) + 1
+    Codebook(codes, seed=0).start(cells)
+    assert (codes[:, None] == cells).all(dim=2).any(dim=1).all()
+
+
 def test_codes_follow_what_chooses_them_and_dead_ones_restart() -> None:
     codes = torch.tensor([[0.0, 0.0], [100.0, 100.0]])
     codebook = Codebook(codes, seed=0)

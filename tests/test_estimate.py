@@ -1,6 +1,8 @@
 """What a training will cost, before it starts."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -15,6 +17,11 @@ from scadm.models.scadm import SCADM
 from scadm.training.estimate import Estimate, describe, estimate
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+
+
+@cache
+def of_a_tiny_model(**changes: Any) -> Estimate:
+    return estimate(tiny.MODEL, 3, tiny.SIDE, tiny.TRAINING.model_copy(update=changes))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +63,7 @@ def test_a_forward_pass_of_the_paper_s_u_net_is_338_gflop(paper: Params) -> None
 
 
 def test_a_step_costs_three_forward_passes() -> None:
-    found = estimate(tiny.MODEL, 3, tiny.SIDE, tiny.TRAINING)
+    found = of_a_tiny_model(micro_batch=1)
     model = tiny.model()
     assert found.parameters == sum(p.numel() for p in model.parameters())
     image, mask = torch.zeros(1, 3, 16, 16), torch.zeros(1, NUM_CLASSES, 16, 16)
@@ -69,18 +76,17 @@ def test_a_step_costs_three_forward_passes() -> None:
     assert found.bytes == found.state_bytes + found.activation_bytes
 
 
-def activation_bytes(**changes: object) -> int:
-    return estimate(tiny.MODEL, 3, tiny.SIDE, tiny.TRAINING.model_copy(update=changes)).activation_bytes
-
-
 def test_memory_grows_with_the_micro_batch() -> None:
-    one = activation_bytes(micro_batch=1)
-    assert 3 * one < activation_bytes(micro_batch=4) <= 4 * one
+    one = of_a_tiny_model(micro_batch=1).activation_bytes
+    assert 3 * one < of_a_tiny_model(micro_batch=4).activation_bytes <= 4 * one
 
 
 @pytest.mark.xfail(strict=True, reason="autocast has no effect on the meta device, so bf16 is counted as fp32")
 def test_memory_falls_with_bf16() -> None:
-    assert activation_bytes(precision="bf16") < activation_bytes(precision="fp32")
+    assert (
+        of_a_tiny_model(micro_batch=1, precision="bf16").activation_bytes
+        < of_a_tiny_model(micro_batch=1).activation_bytes
+    )
 
 
 def test_it_is_said_in_a_person_s_units(paper: Params, estimated: Estimate) -> None:

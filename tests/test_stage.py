@@ -128,24 +128,21 @@ def test_it_changes_with_a_parameter_of_the_stage(project: Path, name: str, key:
     assert Stage(name).run_key != before
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("cluster.workers", 1),
-        ("cluster.use_gpu", True),
-        ("cluster.data_workers", 7),
-        ("cluster.loader_threads", 7),
-        ("cluster.max_failures", 7),
-        ("tracking.uri", "http://127.0.0.1:5000"),
-        ("tracking.experiment", "other"),
-        ("monitoring.log_every", 7),
-        ("monitoring.checkpoint_every", 7),
-        ("storage.root", "elsewhere"),
-    ],
-)
-def test_it_does_not_change_with_where_a_stage_runs_or_what_it_logs(project: Path, key: str, value: object) -> None:
+def test_it_does_not_change_with_where_a_stage_runs_or_what_it_logs(project: Path) -> None:
     before = {name: Stage(name).run_key for name in STAGES}
-    set_parameter(key, value)
+    for key, value in {
+        "cluster.workers": 1,
+        "cluster.use_gpu": True,
+        "cluster.data_workers": 7,
+        "cluster.loader_threads": 7,
+        "cluster.max_failures": 7,
+        "tracking.uri": "http://127.0.0.1:5000",
+        "tracking.experiment": "other",
+        "monitoring.log_every": 7,
+        "monitoring.checkpoint_every": 7,
+        "storage.root": "elsewhere",
+    }.items():
+        set_parameter(key, value)
     assert {name: Stage(name).run_key for name in STAGES} == before
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +83,7 @@ def test_the_final_checkpoint_needs_no_flags(finished: tuple[TrainJob, tiny.Reco
     assert any(not torch.equal(tensor, state["model"][name]) for name, tensor in tensors["weights"].items())
 
 
-@pytest.mark.parametrize("kills", [[2], [5], [7], [2, 5, 7, 8]])
+@pytest.mark.parametrize("kills", [[2], [5], [2, 5, 7, 8]])
 def test_a_killed_run_ends_with_the_same_weights(
     folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder], kills: list[int]
 ) -> None:
@@ -174,10 +173,13 @@ def _rank(rank: int, ranks: int, meeting: str, job: TrainJob) -> None:
     train(job, Worker(rank, ranks, torch.device("cpu")), hooks)
     assert hooks.reports == [6, 8], "every rank reports, at the same steps"
     assert bool(hooks.logged) == bool(hooks.pictures) == (rank == 0)
+    assert not {"ray", "mlflow"} & sys.modules.keys(), "the loop knows neither"
     dist.destroy_process_group()
 
 
-def test_two_ranks_train_like_one(folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder]) -> None:
+def test_two_ranks_train_like_one_and_need_neither_ray_nor_mlflow(
+    folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder]
+) -> None:
     job = tiny.training_job(folder, run=str(tmp_path / "run"))
     # The first three steps on one rank: the number of ranks may change at any checkpoint.
     with pytest.raises(tiny.Killed):
@@ -222,36 +224,15 @@ def test_a_checkpoint_of_another_architecture_is_refused(folder: Path, tmp_path:
         train(other, ALONE, tiny.Recorder())
 
 
-def test_it_needs_neither_ray_nor_mlflow(folder: Path, tmp_path: Path) -> None:
-    program = """
-import sys
-sys.modules["ray"] = sys.modules["mlflow"] = None  # any import of them fails
-from pathlib import Path
-import tiny, torch
-from scadm.training.loop import Worker, train
-job = tiny.training_job(Path(sys.argv[1]), run=sys.argv[2], training=tiny.TRAINING.model_copy(update={"steps": 2}))
-train(job, Worker(0, 1, torch.device("cpu")), tiny.Recorder())
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(folder), str(tmp_path / "run")],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert is_complete(Store(str(tmp_path / "run")) / "final")
-
-
 # --- learning -------------------------------------------------------------------------------------------
 
 
 def test_the_loss_goes_down(folder: Path, tmp_path: Path) -> None:
-    monitoring = tiny.MONITORING.model_copy(update={"validate_every": 20, "checkpoint_every": 100})
+    monitoring = tiny.MONITORING.model_copy(update={"validate_every": 15, "checkpoint_every": 100})
     job = tiny.training_job(
         folder,
         run=str(tmp_path / "run"),
-        training=training(steps=60, batch_size=4, micro_batch=4, learning_rate=1e-2, ema_decay=0.9),
+        training=training(steps=45, batch_size=4, micro_batch=4, learning_rate=1e-2, ema_decay=0.9),
         diffusion=tiny.DIFFUSION.model_copy(update={"timesteps": 1000}),
         monitoring=monitoring,
     )
