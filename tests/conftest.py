@@ -1,9 +1,15 @@
 """Fixtures that several test files use."""
 
 import os
+import runpy
 from pathlib import Path
 
 import pytest
+
+GUARD = Path(__file__).parent / "guard"
+
+# Only loopback is ever contacted: here, and (projects.py) in every process that a test starts.
+runpy.run_path(str(GUARD / "sitecustomize.py"))
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import ray
 
 from scadm.config import ClusterConfig
 
-_EXCLUDES = [".git", ".venv", ".dvc", "data", "models", "reports", "storage", ".work"]
+_EXCLUDES = ["/.git/", "/.venv/", "/.dvc/", "/data/", "/models/", "/reports/", "/storage/", "/.work/"]
 
 
 def is_remote(cluster: ClusterConfig) -> bool:
@@ -32,6 +32,7 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
     else:
         ray.init(
             address="local",
+            _node_ip_address="127.0.0.1",  # nobody else's business
             # Logical CPUs: enough for every worker beside the data tasks, however few cores there are.
             num_cpus=max(os.cpu_count() or 1, cluster.workers, cluster.data_workers),
             include_dashboard=False,

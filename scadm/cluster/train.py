@@ -8,7 +8,7 @@ import numpy as np
 import ray
 import ray.train
 from numpy.typing import NDArray
-from ray.train import Checkpoint, CheckpointUploadMode, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -43,14 +43,10 @@ class RayHooks:
         if self.logger is not None:
             self.logger.picture(step, name, image)
 
-    def report(self, step: int, metrics: dict[str, float], checkpoint: str) -> None:
-        leads = ray.train.get_context().get_world_rank() == 0
-        ray.train.report(
-            metrics,
-            checkpoint=Checkpoint(checkpoint) if leads else None,
-            # The loop has written it already, in the one format that runs with and without Ray share.
-            checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD,
-        )
+    def report(self, metrics: dict[str, float]) -> None:
+        # Without Ray's own checkpoints: the loop writes and finds its own, in the one format that runs with and
+        # without Ray share, and prunes them, while Ray refuses a run of which an old checkpoint is gone.
+        ray.train.report(metrics)
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ class Hooks(Protocol):
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None: ...
 
-    def report(self, step: int, metrics: dict[str, float], checkpoint: str) -> None: ...
+    def report(self, metrics: dict[str, float]) -> None: ...
 
 
 def train(job: TrainJob, worker: Worker, hooks: Hooks) -> None:
@@ -245,7 +245,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
                 prune(run, job.monitoring.keep_checkpoints)
                 assert journal is not None
                 journal.flush()
-            hooks.report(done, {"step": float(done), "loss": loss.item()}, folder.root)
+            hooks.report({"step": float(done), "loss": loss.item()})
             since, since_step = time.perf_counter(), done
     if bar is not None:
         bar.close()

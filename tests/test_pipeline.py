@@ -1,0 +1,212 @@
+"""One real run of all eight stages, and what people do with it: real DVC, Ray, MLflow and webdataset."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import webdataset
+from projects import Project
+
+from scadm import faces
+from scadm.manifest import SPLITS, Manifest
+
+pytestmark = pytest.mark.slow
+
+ROWS = {"style_blind", "own_colours", "model", "ceiling"}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("pipeline") / "project")
+    project.run("dvc", "repro")
+    project.commit()
+    return project
+
+
+def test_every_out_has_a_manifest_that_verifies(project: Project) -> None:
+    manifests = {
+        name: Manifest.read(project.folder / name)
+        for name in ("data/raw", "data/onehot", "models/autoencoder", "data/shards", "models/parser")
+    }
+    assert manifests["data/raw"].counts["faces"] == 96
+    splits = manifests["data/shards"].splits
+    assert splits == manifests["data/onehot"].splits
+    assert sum(len(splits[split]) for split in SPLITS) == 96
+    assert manifests["data/shards"].inputs["data/onehot"] == manifests["data/onehot"].digest
+    assert manifests["data/shards"].autoencoder == manifests["models/autoencoder"].autoencoder
+
+
+def test_the_webdataset_library_reads_the_shards(project: Project) -> None:
+    shards = sorted(str(path) for path in (project.folder / "data/shards").glob("*.tar"))
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8"))
+    assert len(samples) == 96
+    for sample in samples:
+        assert sample["latent.npy"].shape == (2, 3, 16, 16)
+        assert sample["latent.npy"].dtype == np.float16
+        assert sample["image.webp"].shape == (64, 64, 3)
+    train = json.loads((project.folder / "data/shards/manifest.json").read_text())["splits"]["train"]
+    assert sorted(s["__key__"] for s in samples if s["json"]["split"] == "train") == sorted(train)
+
+
+def test_metrics_have_all_four_rows(project: Project) -> None:
+    rows = json.loads((project.folder / "reports/metrics.json").read_text())["reconstruction"]
+    assert set(rows) == ROWS
+    for row in rows.values():
+        assert {"ssim", "psnr", "miou", "accuracy", "frechet_small-64"} == set(row)
+        assert 0 < row["ssim"] < 1 and 0 <= row["miou"] <= row["accuracy"] <= 1
+    # Painting each face's own colours says more of it than painting everyone's.
+    assert rows["own_colours"]["ssim"] > rows["style_blind"]["ssim"]
+
+
+def test_training_makes_the_model_better(project: Project) -> None:
+    validation = pd.read_csv(project.folder / "reports/validation.csv")
+    assert validation["step"].tolist() == [20, 40]
+    assert validation["loss"].iloc[-1] < 0.7 * validation["loss"].iloc[0]
+
+
+def test_the_report_is_one_file_with_its_pictures_inside(project: Project) -> None:
+    page = (project.folder / "reports/index.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "nothing is loaded from elsewhere"
+
+
+def test_the_champion_loads_and_predicts_in_a_fresh_process(project: Project, tmp_path: Path) -> None:
+    registration = json.loads((project.folder / "reports/registration.json").read_text())
+    assert registration["promoted"], registration["reasons"]
+    script = tmp_path / "predict.py"
+    script.write_text(
+        """
+import base64, io, sys
+import mlflow, numpy as np, pandas as pd
+from PIL import Image
+
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/sca-dm-synthetic-64@champion")
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+mask = np.zeros((64, 64), np.uint8)
+mask[16:48, 16:48] = 1
+face = np.full((64, 64, 3), 200, np.uint8)
+table = pd.DataFrame({"mask": [png(mask)] * 3, "reference": [None, png(face), None], "seed": [1, 1, 1]})
+images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(row)))) for row in model.predict(table)["image"]]
+assert [image.shape for image in images] == [(64, 64, 3)] * 3
+assert (images[0] == images[2]).all(), "the same mask and seed give the same face"
+assert (images[0] != images[1]).any(), "a reference changes the face"
+print("predicted", len(images))
+"""
+    )
+    done = project.run("python", str(script), f"sqlite:///{project.folder}/storage/mlflow.db")
+    assert "predicted 3" in done.stdout
+
+
+def test_one_mlflow_run_holds_params_metrics_pictures_and_lineage(project: Project) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/storage/mlflow.db")
+    experiment = client.get_experiment_by_name("sca-dm")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.data.params["training.steps"] == "40"
+    steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
+    assert steps == list(range(5, 41, 5)), "every logged step once"
+    assert {"train/lr", "train/images_per_s", "validation/loss", "reconstruction/model/ssim"} <= set(run.data.metrics)
+    assert {"scadm.git_commit", "scadm.dvc_lock", "scadm.data_manifest"} <= set(run.data.tags)
+    assert run.inputs.dataset_inputs[0].dataset.name == "synthetic"
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert {"figures", "images", "report", "weights"} <= artifacts
+
+
+def test_a_second_repro_runs_nothing(project: Project) -> None:
+    start = time.monotonic()
+    done = project.run("dvc", "repro")
+    assert "Running stage" not in done.stdout
+    assert time.monotonic() - start < 10
+
+
+def test_an_edit_of_evaluation_tracking_or_app_does_not_train_again(project: Project) -> None:
+    touched = {}
+    for name in ("scadm/evaluation/figures.py", "scadm/tracking.py", "scadm/app/cli.py", "scadm/models/unet.py"):
+        path = project.folder / name
+        before = path.read_text()
+        path.write_text(before + "\n# an edit\n")
+        touched[name] = set(json.loads(project.run("dvc", "status", "--json").stdout))
+        path.write_text(before)
+    assert touched["scadm/evaluation/figures.py"] == {"evaluate"}
+    assert touched["scadm/tracking.py"] == set()
+    assert touched["scadm/app/cli.py"] == set()
+    assert "train" in touched["scadm/models/unet.py"], "the check itself can fail"
+
+
+def test_plots_and_metrics_are_there_for_dvc(project: Project) -> None:
+    assert "reconstruction" in project.run("dvc", "metrics", "show").stdout
+    project.run("dvc", "plots", "show")
+    page = (project.folder / "dvc_plots/index.html").read_text()
+    assert "Diffusion loss" in page and "reconstruction.png" in page
+
+
+def test_a_clone_pulls_from_a_folder_and_reproduces_nothing(project: Project, tmp_path: Path) -> None:
+    _push_and_pull(project, tmp_path, str(tmp_path / "remote"))
+
+
+def test_a_clone_pulls_from_s3_and_reproduces_nothing(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")  # what moto accepts: anything
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="faces")
+        _push_and_pull(project, tmp_path, "s3://faces/dvc", "endpointurl", endpoint)
+    finally:
+        server.stop()
+
+
+def _push_and_pull(project: Project, tmp_path: Path, url: str, *option: str) -> None:
+    def add_remote(folder: Path) -> None:
+        project.run("dvc", "--cd", str(folder), "remote", "add", "-f", "-d", "--local", "shared", url)
+        if option:
+            project.run("dvc", "--cd", str(folder), "remote", "modify", "--local", "shared", *option)
+
+    add_remote(project.folder)
+    project.run("dvc", "push")
+    clone = tmp_path / "clone"
+    project.run("git", "clone", "-q", str(project.folder), str(clone))
+    add_remote(clone)
+    project.run("dvc", "--cd", str(clone), "pull")
+    done = project.run("dvc", "--cd", str(clone), "repro", PYTHONPATH=str(clone))
+    assert "Running stage" not in done.stdout
+    Manifest.read(clone / "data/shards")
+
+
+def test_two_queued_experiments_end_in_the_store_of_the_project(project: Project) -> None:
+    from mlflow.tracking import MlflowClient
+
+    for rate in ("0.001", "0.003"):
+        changes = (f"training.learning_rate={rate}", "training.steps=2", "cluster.workers=0")
+        project.run("dvc", "exp", "run", "--queue", *(part for c in changes for part in ("-S", c)), "train")
+    done = project.run("dvc", "exp", "run", "--run-all")
+    client = MlflowClient(f"sqlite:///{project.folder}/storage/mlflow.db")
+    experiment = client.get_experiment_by_name("sca-dm")
+    assert experiment is not None
+    rates = {run.data.params["training.learning_rate"] for run in client.search_runs([experiment.experiment_id])}
+    assert {"0.001", "0.003"} <= rates, done.stdout[-3000:]
+
+
+def test_labels_travel_with_every_out(project: Project) -> None:
+    for name in ("data/raw", "data/onehot", "data/shards"):
+        assert json.loads((project.folder / name / "manifest.json").read_text())["labels"] == list(faces.LABELS)
