@@ -188,5 +188,5 @@ class Recorder:
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         self.pictures.append((step, name, image.shape))
 
-    def report(self, step: int, metrics: dict[str, float], checkpoint: str) -> None:
-        self.reports.append(step)
+    def report(self, metrics: dict[str, float]) -> None:
+        self.reports.append(int(metrics["step"]))
