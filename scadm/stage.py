@@ -84,16 +84,19 @@ class Stage:
         self._declared = yaml.safe_load((self.workspace / "dvc.yaml").read_text())["stages"][name]
 
     @property
+    def _deps(self) -> list[str]:
+        return [dep.replace("${data.path}", self.params.data.path) for dep in self._declared["deps"]]
+
+    @property
     def inputs(self) -> dict[str, str]:
         """Digest of each dependency that is data."""
-        names = (dep.replace("${data.path}", self.params.data.path) for dep in self._declared["deps"])
-        return {name: _content(self.data / name) for name in names if name.split("/")[0] not in _CODE}
+        return {name: _content(self.data / name) for name in self._deps if name.split("/")[0] not in _CODE}
 
     @property
     def run_key(self) -> str:
         """Sixteen hex digits for the parameters, inputs and code that determine this stage's result."""
         tree = self.params.model_dump(mode="json")
-        code = [dep for dep in self._declared["deps"] if dep.split("/")[0] in _CODE]
+        code = [dep for dep in self._deps if dep.split("/")[0] in _CODE]
         return digest(
             {
                 "stage": self.name,

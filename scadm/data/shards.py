@@ -45,8 +45,10 @@ def _encode(array: NDArray[np.generic], form: str) -> bytes:
 def write_shard(path: Path, split: str, samples: Iterable[Sample]) -> None:
     """Write one tar; the same samples give the same bytes. It appears under its name when it is complete."""
     temporary = path.with_name(f".{path.name}.unfinished")
-    with temporary.open("wb") as file:
-        writer = TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644)
+    with (
+        temporary.open("wb") as file,
+        TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as writer,
+    ):
         for sample in samples:
             writer.write(
                 {
@@ -57,7 +59,6 @@ def write_shard(path: Path, split: str, samples: Iterable[Sample]) -> None:
                     "json": json.dumps({"id": sample.id, "split": split}).encode(),
                 }
             )
-        writer.close()
     temporary.replace(path)
 
 

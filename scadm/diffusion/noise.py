@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 # The streams of one training sample or one sampled image; each is independent of the others.
-TIMESTEP, NOISE, FLIP, DROP, SAMPLING, VALIDATION = range(6)
+TIMESTEP, NOISE, FLIP, DROP, SAMPLING, VALIDATION, DROPOUT = range(7)
 
 
 def generator(seed: int, stream: int, position: int) -> np.random.Generator:

@@ -21,7 +21,7 @@ def ddim_scheduler(diffusion: DiffusionConfig, steps: int) -> DDIMScheduler:
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=False,
-        steps_offset=1,
+        steps_offset=1 if steps < diffusion.timesteps else 0,  # T steps take every timestep, and there is no T + 1st
         timestep_spacing="leading",
     )
     scheduler.set_timesteps(steps)

@@ -1,6 +1,7 @@
 """metrics.jsonl: every logged metric of a run, once, whatever happens to tracking."""
 
 import json
+import os
 
 from pyarrow import fs
 
@@ -17,9 +18,10 @@ class Journal:
         self.local = isinstance(run.filesystem, fs.LocalFileSystem)
         self.rows: list[dict[str, float]] = []
         if run.size(NAME):
-            lines = run.read(NAME).decode().splitlines()
-            # A killed writer may have left half a line at the end.
-            self.rows = [json.loads(line) for line in lines if line.endswith("}")]
+            whole, newline, rest = run.read(NAME).rpartition(b"\n")
+            if rest and self.local:  # a killed writer left half a line, which the next one must not be joined to
+                os.truncate(f"{run.path}/{NAME}", len(whole + newline))
+            self.rows = [json.loads(line) for line in whole.splitlines()]
         self._logged = {name: int(row["step"]) for row in self.rows for name in row if name != "step"}
 
     def add(self, step: int, metrics: dict[str, float]) -> dict[str, float]:

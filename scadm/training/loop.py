@@ -32,7 +32,7 @@ from scadm.checkpoint import (
 from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, SamplingConfig, TrainingConfig
 from scadm.data.loader import Batch, Loader, collate
 from scadm.data.shards import ShardReader
-from scadm.diffusion.noise import VALIDATION, normal
+from scadm.diffusion.noise import DROPOUT, VALIDATION, generator, normal
 from scadm.first_stage import LatentScale, load_first_stage
 from scadm.models.scadm import SCADM
 from scadm.synthesis import Synthesiser
@@ -190,6 +190,8 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
             with skip_reduce:  # gradients of a step are reduced once, with its last micro-batch
                 latent, image, labels = device_batch(part, device)
                 draws = draw(job.seed, part.positions, tuple(latent.shape[1:]), job.diffusion).to(device)
+                # Dropout is torch's own affair: reseeded, a resumed run draws what the other would have drawn.
+                torch.manual_seed(int(generator(job.seed, DROPOUT, part.positions[0]).integers(2**63)))
                 with autocast():
                     part_loss = ddp(job.scale.to_model(latent), image, labels, draws).mean() / len(parts)
                 part_loss.backward()

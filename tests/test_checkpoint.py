@@ -1,0 +1,138 @@
+"""Checkpoints: which ones count."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scadm import faces
+from scadm.checkpoint import (
+    Store,
+    checkpoint_name,
+    complete_steps,
+    digest_of,
+    is_complete,
+    prune,
+    read_checkpoint,
+    write_checkpoint,
+)
+from scadm.manifest import FILE_NAME
+
+TENSORS = {
+    "model": {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor(1.5)},
+    "optimiser": {"0.step": torch.tensor(7.0)},
+}
+CONFIG: dict[str, Any] = {"step": 7, "latent_mean": [0.5]}
+FILES = ["model.safetensors", "optimiser.safetensors", "config.json", FILE_NAME]
+
+
+def write(run: Path, step: int) -> Path:
+    folder = run / "checkpoints" / checkpoint_name(step)
+    write_checkpoint(Store(str(folder)), TENSORS, CONFIG)
+    return folder
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_it_reads_back_as_written(tmp_path: Path, remote: bool) -> None:
+    root = (tmp_path / "run").as_uri() if remote else str(tmp_path / "run")
+    store = Store(root) / "final"
+    write_checkpoint(store, TENSORS, CONFIG)
+    assert is_complete(store)
+    assert store.files() == sorted(FILES)
+    tensors, config = read_checkpoint(store, ["model", "optimiser"])
+    assert torch.equal(tensors["model"]["a.weight"], TENSORS["model"]["a.weight"])
+    assert torch.equal(tensors["optimiser"]["0.step"], torch.tensor(7.0))
+    assert config == CONFIG | {"labels": list(faces.LABELS)}
+    assert read_checkpoint(store, ["model"])[0].keys() == {"model"}
+
+
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    plain = Store.write
+    monkeypatch.setattr(Store, "write", lambda self, name, data: (order.append(name), plain(self, name, data)))
+    write(tmp_path, 1)
+    assert order[-1] == FILE_NAME
+    assert sorted(order) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_with_a_missing_file_does_not_count(tmp_path: Path, name: str) -> None:
+    write(tmp_path, 1)
+    (write(tmp_path, 2) / name).unlink()
+    assert complete_steps(Store(str(tmp_path))) == [1]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("kept", [0, 0.5])
+def test_one_with_a_truncated_file_does_not_count(tmp_path: Path, name: str, kept: float) -> None:
+    path = write(tmp_path, 2) / name
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert complete_steps(Store(str(tmp_path))) == []
+
+
+def test_none_at_all(tmp_path: Path) -> None:
+    assert complete_steps(Store(str(tmp_path / "never"))) == []
+    assert not is_complete(Store(str(tmp_path / "never")))
+    with pytest.raises(ValueError, match=r"never is not a finished checkpoint: it has no manifest.json"):
+        read_checkpoint(Store(str(tmp_path / "never")), ["model"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damage_that_keeps_the_size_is_found_on_reading(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, 3)
+    data = bytearray((folder / name).read_bytes())
+    data[-1] ^= 1
+    (folder / name).write_bytes(data)
+    assert is_complete(Store(str(folder)))
+    said = json.loads((folder / FILE_NAME).read_text())[name]["sha256"]
+    with pytest.raises(ValueError, match=f"{name} has sha256 [0-9a-f]{{64}}, its manifest says {said}.*damaged"):
+        read_checkpoint(Store(str(folder)), ["model"])
+
+
+def test_a_group_that_is_not_there_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"expected also average.safetensors"):
+        read_checkpoint(Store(str(folder)), ["average"])
+
+
+def test_other_labels_are_refused(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "c"))
+    write_checkpoint(store, TENSORS, CONFIG | {"labels": ["skin"]})
+    with pytest.raises(ValueError, match=r"config.json uses the labels \['skin'\]"):
+        read_checkpoint(store, ["model"])
+
+
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+    run = Store(str(tmp_path))
+    for step in (250, 500, 1000, 100_000_000):
+        write(tmp_path, step)
+    (write(tmp_path, 300) / FILE_NAME).unlink()  # left by a killed writer
+    (write(tmp_path, 200_000_000) / FILE_NAME).unlink()  # being written
+    prune(run, 2)
+    assert complete_steps(run) == [1000, 100_000_000]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == sorted(map(checkpoint_name, (1000, 100_000_000, 200_000_000)))
+    prune(run, 5)
+    assert complete_steps(run) == [1000, 100_000_000]
+
+
+def test_nothing_is_pickled(tmp_path: Path) -> None:
+    folder = write(tmp_path, 3)
+    for path in folder.iterdir():
+        if path.suffix == ".safetensors":
+            load_file(path)
+        else:
+            json.loads(path.read_text())
+
+
+def test_a_digest_names_all_content(tmp_path: Path) -> None:
+    first, same, other = (Store(str(tmp_path / name)) for name in "abc")
+    write_checkpoint(first, TENSORS, CONFIG)
+    write_checkpoint(same, TENSORS, CONFIG)
+    changed = TENSORS["model"] | {"a.bias": torch.tensor(2.0)}
+    write_checkpoint(other, TENSORS | {"model": changed}, CONFIG)
+    assert digest_of(first) == digest_of(same) != digest_of(other)

@@ -1,0 +1,85 @@
+"""Parity with the published implementation: its small network's outputs, to 1e-4 relative."""
+
+from pathlib import Path
+
+import numpy as np
+import published
+import pytest
+import tiny  # noqa: F401  (one thread)
+import torch
+from torch import Tensor
+
+from scadm.config import DiffusionConfig
+from scadm.diffusion.guidance import guide
+from scadm.diffusion.solvers import ddim_scheduler
+from scadm.models.attention import MaskAttention
+from scadm.models.scadm import to_one_hot
+
+DIFFUSION = DiffusionConfig(
+    timesteps=1000, beta_start=0.0015, beta_end=0.0195, normalise_latents=False, no_reference=0.5, guidance_null=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def reference(shared: Path) -> Path:
+    folder = shared / "reference"
+    if not (folder / "golden_small.npz").is_file():
+        pytest.skip(f"needs {folder}/golden_small.npz, outputs of the published implementation, which is not there")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def golden(reference: Path) -> dict[str, Tensor]:
+    arrays = np.load(reference / "golden_small.npz")
+    assert set(arrays) == {
+        *("label", "image", "x_t", "t", "style"),
+        *("eps_mask_attn", "eps_no_mask_attn", "eps_null", "ddim_trajectory"),
+    }
+    return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+@pytest.fixture(scope="module")
+def one_hot(golden: dict[str, Tensor]) -> Tensor:
+    return to_one_hot(golden["label"])
+
+
+def require_close(found: Tensor, expected: Tensor) -> None:
+    """Largest difference within 1e-4 of the largest value."""
+    assert found.shape == expected.shape
+    assert ((found - expected).abs().max() / expected.abs().max()).item() < 1e-4
+
+
+@torch.no_grad()
+def test_style_codes(reference: Path, golden: dict[str, Tensor], one_hot: Tensor) -> None:
+    model = published.small_model(reference, "hard")
+    require_close(model.encode_style(golden["image"], one_hot), golden["style"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("form", "name"), [("hard", "eps_mask_attn"), ("none", "eps_no_mask_attn")])
+def test_noise_prediction(
+    reference: Path, golden: dict[str, Tensor], one_hot: Tensor, form: MaskAttention, name: str
+) -> None:
+    model = published.small_model(reference, form)
+    conditioning = model.condition(golden["style"], one_hot)
+    require_close(model.denoise(golden["x_t"], golden["t"], conditioning), golden[name])
+
+
+@torch.no_grad()
+def test_no_context_and_no_mask(reference: Path, golden: dict[str, Tensor], one_hot: Tensor) -> None:
+    model = published.small_model(reference, "hard")
+    null = model.condition(torch.zeros_like(golden["style"]), torch.zeros_like(one_hot))
+    require_close(model.denoise(golden["x_t"], golden["t"], null), golden["eps_null"])
+
+
+@torch.no_grad()
+def test_a_guided_ddim_trajectory(reference: Path, golden: dict[str, Tensor], one_hot: Tensor) -> None:
+    model = published.small_model(reference, "hard")
+    conditioning = model.condition(golden["style"], one_hot)
+    null = model.condition(torch.zeros_like(golden["style"]), torch.zeros_like(one_hot))
+    scheduler, x = ddim_scheduler(DIFFUSION, 10), golden["x_t"]
+    for i, step in enumerate(scheduler.timesteps):
+        t = torch.full((len(x),), int(step))
+        eps = guide(model.denoise(x, t, conditioning), model.denoise(x, t, null), 2.2 - 1)
+        x = scheduler.step(eps, int(step), x).prev_sample  # type: ignore[union-attr]
+        require_close(x, golden["ddim_trajectory"][:, i])

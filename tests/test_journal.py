@@ -1,0 +1,60 @@
+"""metrics.jsonl: every metric once."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scadm.checkpoint import Store
+from scadm.training import curves
+from scadm.training.journal import NAME, Journal
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / NAME).read_text().splitlines()]
+
+
+def test_no_step_twice_after_a_resume(tmp_path: Path) -> None:
+    journal = Journal(Store(str(tmp_path)))
+    for step in range(1, 5):
+        assert journal.add(step, {"loss": 1 / step}) == {"loss": 1 / step}
+    resumed = Journal(Store(str(tmp_path)))
+    for step in range(3, 7):  # from the checkpoint of step 2
+        assert bool(resumed.add(step, {"loss": 9.0})) == (step > 4)
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert rows(tmp_path)[3] == {"step": 4, "loss": 0.25}
+
+
+def test_each_metric_has_its_own_last_step(tmp_path: Path) -> None:
+    Journal(Store(str(tmp_path))).add(4, {"loss": 1.0})
+    resumed = Journal(Store(str(tmp_path)))
+    assert resumed.add(4, {"loss": 2.0, "ssim": 0.5}) == {"ssim": 0.5}
+    assert curves.read(Store(str(tmp_path))).to_dict("records") == [{"step": 4, "loss": 1.0, "ssim": 0.5}]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 10])
+def test_half_a_line_at_the_end_is_dropped(tmp_path: Path, cut: int) -> None:
+    journal = Journal(Store(str(tmp_path)))
+    for step in (1, 2, 3):
+        journal.add(step, {"loss": float(step)})
+    text = (tmp_path / NAME).read_text()
+    (tmp_path / NAME).write_text(text[:-cut])
+    resumed = Journal(Store(str(tmp_path)))
+    for step in (2, 3, 4):
+        resumed.add(step, {"loss": float(step)})
+    expected = [{"step": step, "loss": float(step)} for step in (1, 2, 3, 4)]
+    assert rows(tmp_path) == expected
+    assert Journal(Store(str(tmp_path))).rows == expected
+    assert curves.read(Store(str(tmp_path)))["step"].tolist() == [1, 2, 3, 4]
+
+
+def test_a_remote_one_is_written_at_each_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(Store(str(tmp_path)))
+    journal.local = False  # as on an object store, which cannot append
+    journal.add(1, {"loss": 1.0})
+    assert not (tmp_path / NAME).exists()
+    journal.flush()
+    journal.add(2, {"loss": 2.0})
+    assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
+    journal.flush()
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2]

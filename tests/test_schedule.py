@@ -1,0 +1,46 @@
+"""The forward process."""
+
+import pytest
+import tiny
+import torch
+
+from scadm.diffusion.schedule import Schedule
+
+PUBLISHED = tiny.DIFFUSION.model_copy(update={"timesteps": 1000})
+
+
+def test_betas_are_linear_in_their_square_root() -> None:
+    schedule = Schedule(PUBLISHED)
+    assert schedule.alpha_bar.shape == (1000,)
+    assert schedule.alpha_bar.dtype == torch.float32
+    kept = schedule.alpha_bar.double()
+    beta = 1 - kept[1:] / kept[:-1]
+    assert schedule.alpha_bar[0].item() == pytest.approx(1 - 0.0015)
+    assert beta[-1].item() == pytest.approx(0.0195, rel=1e-3)
+    middle = (0.5 * 0.0015**0.5 + 0.5 * 0.0195**0.5) ** 2
+    assert beta[499].item() == pytest.approx(middle, rel=5e-3)
+    assert (schedule.alpha_bar.diff() < 0).all()
+    assert 0 < schedule.alpha_bar[-1] < 0.001
+
+
+def test_it_is_not_part_of_a_checkpoint() -> None:
+    assert not Schedule(PUBLISHED).state_dict()
+
+
+def test_add_noise_mixes_by_timestep() -> None:
+    schedule = Schedule(PUBLISHED)
+    random = torch.Generator().manual_seed(0)
+    x_0, noise = torch.randn(2, 2, 3, 4, 4, generator=random)
+    t = torch.tensor([0, 999])
+    x_t = schedule.add_noise(x_0, noise, t)
+    for i in range(2):
+        kept = schedule.alpha_bar[t[i]]
+        torch.testing.assert_close(x_t[i], kept**0.5 * x_0[i] + (1 - kept) ** 0.5 * noise[i])
+    assert (x_t[0] - x_0[0]).abs().max() < 0.2
+    assert (x_t[1] - noise[1]).abs().max() < 0.1
+
+
+def test_variance_is_kept() -> None:
+    x_0, noise = torch.randn(2, 5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    x_t = Schedule(PUBLISHED).add_noise(x_0, noise, torch.tensor([0, 100, 300, 600, 999]))
+    assert (x_t.var(dim=(1, 2, 3)) - 1).abs().max() < 0.1

@@ -1,0 +1,247 @@
+"""The high-level API: reconstruct, swap, interpolate, mix, random, dress."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from numpy.typing import NDArray
+from toy_faces import ToyFaces
+
+from scadm import faces
+from scadm.checkpoint import Store, write_checkpoint
+from scadm.config import SamplingConfig
+from scadm.first_stage import LatentScale, load_first_stage
+from scadm.synthesis import Synthesiser, load_synthesiser, part_ids
+
+Pixels = NDArray[np.uint8]
+SIDE = tiny.SIDE
+FACES, OTHERS = ToyFaces(3, SIDE), ToyFaces(3, SIDE, seed=1)
+IMAGES, LABELS = FACES.images, FACES.labels
+REFERENCES, REFERENCE_LABELS = OTHERS.images, OTHERS.labels
+SEEDS = [5, 6, 7]
+
+
+@pytest.fixture(scope="module")
+def synthesiser(tmp_path_factory: pytest.TempPathFactory) -> Synthesiser:
+    folder = tmp_path_factory.mktemp("synthesis") / "autoencoder"
+    tiny.write_autoencoder(folder)
+    return Synthesiser(
+        model=tiny.model().requires_grad_(False),
+        first_stage=load_first_stage(folder).model,
+        scale=LatentScale((0.1, 0.0, -0.1), (0.5, 0.6, 0.4)),
+        diffusion=tiny.DIFFUSION,
+        sampling=tiny.SAMPLING,
+        resolution=SIDE,
+        device=torch.device("cpu"),
+    )
+
+
+Call = Callable[[Synthesiser, slice], Pixels]
+CALLS: dict[str, Call] = {
+    "reconstruct": lambda s, b: s.reconstruct(IMAGES[b], LABELS[b], SEEDS[b]),
+    "swap": lambda s, b: s.swap(IMAGES[b], LABELS[b], REFERENCES[b], REFERENCE_LABELS[b], ["hair", "mouth"], SEEDS[b]),
+    "interpolate": lambda s, b: s.interpolate(
+        IMAGES[b], LABELS[b], REFERENCES[b], REFERENCE_LABELS[b], ["skin"], 0.3, SEEDS[b]
+    ),
+    "mix": lambda s, b: s.mix(LABELS[b], {"hair": (REFERENCES[b], REFERENCE_LABELS[b])}, SEEDS[b]),
+    "random": lambda s, b: s.random(LABELS[b], SEEDS[b]),
+    "dress": lambda s, b: s.dress(LABELS[b], REFERENCES[b], REFERENCE_LABELS[b], SEEDS[b]),
+    "round_trip": lambda s, b: s.round_trip(IMAGES[b]),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_images_come_in_the_form_that_they_went_in(synthesiser: Synthesiser, name: str) -> None:
+    found = CALLS[name](synthesiser, slice(None))
+    assert found.shape == (3, SIDE, SIDE, 3)
+    assert found.dtype == np.uint8
+    assert found.std() > 1
+    np.testing.assert_array_equal(found, CALLS[name](synthesiser, slice(None)))
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.8])
+@pytest.mark.parametrize("name", CALLS)
+def test_an_image_does_not_depend_on_its_batch(synthesiser: Synthesiser, name: str, eta: float) -> None:
+    noisy = replace(synthesiser, sampling=tiny.SAMPLING.model_copy(update={"eta": eta}))
+    together = CALLS[name](noisy, slice(None)).astype(int)
+    for row in range(3):
+        alone = CALLS[name](noisy, slice(row, row + 1)).astype(int)
+        # Sums of another batch size may round differently, by one grey level; another code of the VQ would show.
+        assert np.abs(alone[0] - together[row]).max() <= 1
+
+
+def codes(synthesiser: Synthesiser, call: Call, monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
+    """The style codes that a call synthesises from."""
+    seen: list[torch.Tensor] = []
+
+    def spy(self: Synthesiser, style: torch.Tensor, labels: Pixels, seeds: list[int]) -> Pixels:
+        seen.append(style)
+        return np.zeros((len(labels), SIDE, SIDE, 3), np.uint8)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Synthesiser, "synthesise", spy)
+        call(synthesiser, slice(None))
+    (style,) = seen
+    return style
+
+
+def test_a_swap_changes_the_codes_of_its_parts_alone(synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = synthesiser.encode_style(IMAGES, LABELS)
+    reference = synthesiser.encode_style(REFERENCES, REFERENCE_LABELS)
+    style = codes(synthesiser, CALLS["swap"], monkeypatch)
+    swapped = part_ids(["hair", "mouth"])
+    kept = [k for k in range(19) if k not in swapped]
+    assert torch.equal(style[:, swapped], reference[:, swapped])
+    assert torch.equal(style[:, kept], own[:, kept])
+    assert (own - reference)[:, swapped].abs().amax(dim=(0, 2)).min() > 0
+
+
+def test_interpolation_lies_between_its_ends(synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moved(weight: float) -> torch.Tensor:
+        return codes(
+            synthesiser,
+            lambda s, _: s.interpolate(IMAGES, LABELS, REFERENCES, REFERENCE_LABELS, ["skin"], weight, SEEDS),
+            monkeypatch,
+        )
+
+    own = synthesiser.encode_style(IMAGES, LABELS)
+    torch.testing.assert_close(moved(0.0), own)
+    torch.testing.assert_close(moved(0.25), own + 0.25 * (moved(1.0) - own))
+    np.testing.assert_array_equal(
+        synthesiser.interpolate(IMAGES, LABELS, REFERENCES, REFERENCE_LABELS, ["skin"], 0.0, SEEDS),
+        synthesiser.reconstruct(IMAGES, LABELS, SEEDS),
+    )
+
+
+def test_a_part_that_the_reference_lacks_is_as_the_mask_alone_suggests(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bald = REFERENCE_LABELS.copy()
+    hair = faces.CLASS_ID["hair"]
+    bald[bald == hair] = 0
+    alone = synthesiser.no_reference(LABELS)
+    calls: list[Call] = [
+        lambda s, _: s.swap(IMAGES, LABELS, REFERENCES, bald, ["hair"], SEEDS),
+        lambda s, _: s.mix(LABELS, {"hair": (REFERENCES, bald)}, SEEDS),
+        lambda s, _: s.dress(LABELS, REFERENCES, bald, SEEDS),
+    ]
+    for call in calls:
+        assert torch.equal(codes(synthesiser, call, monkeypatch)[:, hair], alone[:, hair])
+    # Only the faces that lack it: one reference of three is bald.
+    some = REFERENCE_LABELS.copy()
+    some[1] = bald[1]
+    style = codes(synthesiser, lambda s, _: s.dress(LABELS, REFERENCES, some, SEEDS), monkeypatch)
+    reference = synthesiser.encode_style(REFERENCES, some)
+    assert torch.equal(style[[0, 2], hair], reference[[0, 2], hair])
+    assert torch.equal(style[1, hair], alone[1, hair])
+
+
+def one_hot_of(labels: Pixels) -> torch.Tensor:
+    return torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 19).movedim(-1, 1).float()
+
+
+def test_codes_of_random_faces_come_from_a_zero_image_and_the_true_mask(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = codes(synthesiser, CALLS["random"], monkeypatch)
+    one_hot = one_hot_of(LABELS)
+    with torch.inference_mode():
+        expected = synthesiser.model.encode_style(torch.zeros(3, 3, SIDE, SIDE), one_hot)
+    torch.testing.assert_close(style, expected)
+
+
+def test_a_mix_takes_each_part_from_its_own_reference(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    references = {"hair": (REFERENCES, REFERENCE_LABELS), "skin": (IMAGES, LABELS)}
+    style = codes(synthesiser, lambda s, _: s.mix(LABELS, references, SEEDS), monkeypatch)
+    hair, skin, cloth = part_ids(["hair", "skin", "cloth"])
+    assert torch.equal(style[:, hair], synthesiser.encode_style(REFERENCES, REFERENCE_LABELS)[:, hair])
+    assert torch.equal(style[:, skin], synthesiser.encode_style(IMAGES, LABELS)[:, skin])
+    assert torch.equal(style[:, cloth], synthesiser.no_reference(LABELS)[:, cloth])
+
+
+def test_seeds_choose_the_face(synthesiser: Synthesiser) -> None:
+    same = np.repeat(LABELS[:1], 3, axis=0)
+    found = synthesiser.random(same, [1, 1, 2]).astype(int)
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 5
+
+
+def test_guidance_matters_and_can_be_left_out(synthesiser: Synthesiser) -> None:
+    def at(scale: float) -> Pixels:
+        config = SamplingConfig(steps=3, eta=0.0, guidance_scale=scale)
+        return replace(synthesiser, sampling=config).reconstruct(IMAGES, LABELS, SEEDS)
+
+    assert np.abs(at(0.0).astype(int) - at(1e-7)).max() <= 1, "without it, one forward pass gives the same"
+    assert np.abs(at(0.0).astype(int) - at(3.0)).max() > 5
+
+
+def test_what_does_not_fit_is_refused(synthesiser: Synthesiser) -> None:
+    with pytest.raises(ValueError, match=r"unknown part 'beard', expected some of background, skin"):
+        synthesiser.swap(IMAGES, LABELS, REFERENCES, REFERENCE_LABELS, ["hair", "beard"], SEEDS)
+    with pytest.raises(ValueError, match=r"label maps have shape \(3, 8, 8\), expected \(B, 16, 16\)"):
+        synthesiser.random(LABELS[:, :8, :8], SEEDS)
+    with pytest.raises(ValueError, match=r"image has shape \(3, 3, 8, 8\) and its mask \(3, 19, 16, 16\)"):
+        synthesiser.reconstruct(IMAGES[:, :8, :8], LABELS, SEEDS)
+    with pytest.raises(ValueError, match=r"3 styles, 3 masks and 2 seeds"):
+        synthesiser.random(LABELS, [1, 2])
+    odd = LABELS.copy()
+    odd[0, 0, 0] = 19
+    with pytest.raises(ValueError, match=r"labels hold the id 19"):
+        synthesiser.random(odd, SEEDS)
+
+
+# --- from disk ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def final(tmp_path: Path) -> tuple[str, Path]:
+    """A run's final checkpoint and its autoencoder."""
+    mark = tiny.write_autoencoder(tmp_path / "autoencoder")
+    config = {
+        "model": tiny.MODEL.model_dump(mode="json"),
+        "diffusion": tiny.DIFFUSION.model_dump(mode="json"),
+        "latent_channels": 3,
+        "latent_mean": [0.1, 0.0, -0.1],
+        "latent_std": [0.5, 0.6, 0.4],
+        "resolution": SIDE,
+        "autoencoder": mark,
+        "step": 1,
+    }
+    write_checkpoint(Store(str(tmp_path / "final")), {"weights": dict(tiny.model().state_dict())}, config)
+    return str(tmp_path / "final"), tmp_path / "autoencoder"
+
+
+def test_it_loads_without_flags(final: tuple[str, Path], synthesiser: Synthesiser) -> None:
+    weights, autoencoder = final
+    loaded = load_synthesiser(weights, autoencoder, tiny.SAMPLING, torch.device("cpu"))
+    assert loaded.scale == synthesiser.scale
+    assert not loaded.model.training
+    np.testing.assert_array_equal(
+        loaded.reconstruct(IMAGES, LABELS, SEEDS), synthesiser.reconstruct(IMAGES, LABELS, SEEDS)
+    )
+
+
+def test_another_autoencoder_is_refused(final: tuple[str, Path]) -> None:
+    weights, autoencoder = final
+    text = (autoencoder / "config.json").read_text()
+    (autoencoder / "config.json").write_text(text.replace('"fingerprint": "', '"fingerprint": "f'))
+    with pytest.raises(
+        ValueError, match=r"the fingerprint of the autoencoder in .* is f.*, expected .*another autoenc"
+    ):
+        load_synthesiser(weights, autoencoder, tiny.SAMPLING, torch.device("cpu"))
+
+
+def test_damaged_weights_are_refused(final: tuple[str, Path]) -> None:
+    weights, autoencoder = final
+    path = Path(weights) / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"weights.safetensors has sha256 .*damaged"):
+        load_synthesiser(weights, autoencoder, tiny.SAMPLING, torch.device("cpu"))

@@ -1,0 +1,192 @@
+"""Networks, shards and training jobs that are small enough for a test."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from toy_faces import ToyFaces
+
+from scadm.config import (
+    AutoencoderConfig,
+    DiffusionConfig,
+    ModelConfig,
+    MonitoringConfig,
+    SamplingConfig,
+    StyleEncoderConfig,
+    TrainingConfig,
+    UNetConfig,
+)
+from scadm.data.shards import INDEX, Sample, read_offsets, write_index, write_shard
+from scadm.first_stage import LatentScale, save_small
+from scadm.models.autoencoder import VQAutoencoder
+from scadm.models.scadm import SCADM
+from scadm.training.loop import TrainJob
+
+# More threads do not make networks of this size faster, and the sums that they share out would depend on the machine.
+torch.set_num_threads(1)
+
+SIDE = 16
+"""Of the images, in pixels; the latents' side is a quarter of it."""
+
+STYLE = StyleEncoderConfig(features=1, downsamplings=2, scales=2, style_channels=4, skip="aligned")
+UNET = UNetConfig(
+    channels=8,
+    multipliers=(1, 2),
+    res_blocks=1,
+    attention_at=(1,),
+    head_channels=4,
+    groups=4,
+    spade_channels=4,
+    mask_attention="hard",
+    dropout=0.0,
+)
+MODEL = ModelConfig(style_encoder=STYLE, unet=UNET)
+DIFFUSION = DiffusionConfig(
+    timesteps=100,
+    beta_start=0.0015,
+    beta_end=0.0195,
+    normalise_latents=True,
+    no_reference=0.5,
+    guidance_null=0.1,
+)
+SAMPLING = SamplingConfig(steps=3, eta=0.0, guidance_scale=0.5)
+AUTOENCODER = AutoencoderConfig(channels=8, multipliers=(1, 2), res_blocks=1, groups=4, codes=16, latent_channels=3)
+TRAINING = TrainingConfig(
+    steps=8,
+    batch_size=4,
+    micro_batch=2,
+    learning_rate=2e-3,
+    warmup_steps=2,
+    weight_decay=0.01,
+    clip_norm=1.0,
+    ema_decay=0.99,
+    precision="fp32",
+)
+MONITORING = MonitoringConfig(
+    log_every=1,
+    validate_every=4,
+    validation_samples=4,
+    sample_every=100,
+    checkpoint_every=3,
+    keep_checkpoints=2,
+)
+
+
+def with_unet(**changes: Any) -> ModelConfig:
+    return MODEL.model_copy(update={"unet": UNET.model_copy(update=changes)})
+
+
+def lively(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill every weight at random, those that are initialised to zero too, so that all of them matter."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+            parameter.copy_(torch.randn(parameter.shape, generator=random) / fan_in**0.5)
+    return module
+
+
+def model(config: ModelConfig = MODEL) -> SCADM:
+    built = SCADM(config, 3)
+    lively(built)
+    return built.eval()
+
+
+def samples(count: int, flip: bool = True, seed: int = 0) -> list[Sample]:
+    """Faces with latents drawn at random, two of them each where `flip` is on."""
+    rng = np.random.default_rng(seed)
+    toys = ToyFaces(count, SIDE, seed)
+    latents = rng.standard_normal((count, 1 + flip, 3, SIDE // 4, SIDE // 4)).astype(np.float16)
+    rows = zip(latents, toys.images, toys.labels, strict=True)
+    return [Sample(f"{seed}-{i:04d}", *row) for i, row in enumerate(rows)]
+
+
+def write_shards(folder: Path, splits: dict[str, list[Sample]], per_shard: int = 5) -> Path:
+    folder.mkdir()
+    shards = {}
+    for split, rows in splits.items():
+        for start in range(0, len(rows), per_shard):
+            part = rows[start : start + per_shard]
+            name = f"{split}-{start:06d}-{start + len(part) - 1:06d}.tar"
+            write_shard(folder / name, split, part)
+            shards[name] = read_offsets(folder / name)
+    write_index(folder / INDEX, shards)
+    return folder
+
+
+def write_autoencoder(folder: Path) -> str:
+    """A folder as the autoencoder stage writes it, with weights at random; returns its fingerprint."""
+    folder.mkdir()
+    torch.manual_seed(0)
+    return save_small(folder, VQAutoencoder(AUTOENCODER))
+
+
+def training_job(folder: Path, **changes: Any) -> TrainJob:
+    """A job whose shards and autoencoder are made in `folder`, with its run folder beside them."""
+    shards, autoencoder = folder / "shards", folder / "autoencoder"
+    if not shards.exists():
+        write_shards(shards, {"train": samples(11), "validation": samples(5, seed=1)})
+        write_autoencoder(autoencoder)
+    job = TrainJob(
+        run=str(folder / "run"),
+        shards=str(shards),
+        autoencoder=str(autoencoder),
+        autoencoder_fingerprint="of the test",
+        resolution=SIDE,
+        latent_channels=3,
+        scale=LatentScale((0.1, 0.0, -0.1), (1.0, 1.1, 0.9)),
+        seed=0,
+        model=MODEL,
+        diffusion=DIFFUSION,
+        training=TRAINING,
+        monitoring=MONITORING,
+        sampling=SAMPLING,
+        loader_threads=1,
+    )
+    return replace(job, **changes)
+
+
+class Killed(Exception):
+    """Stands in for the end of the process."""
+
+
+@dataclass
+class Recorder:
+    """Hooks that write down what they are told, and its own progress bar; it can end a run after a number of steps."""
+
+    kill_after: int | None = None
+    said: list[str] = field(default_factory=list)
+    steps: int = 0
+    logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    pictures: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    reports: list[int] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def progress(self, total: int, initial: int) -> "Recorder":
+        self.steps = initial
+        return self
+
+    def update(self, n: float = 1) -> None:
+        self.steps += int(n)
+        if self.steps == self.kill_after:
+            raise Killed
+
+    def set_postfix_str(self, s: str) -> None:
+        pass
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.logged.append((step, metrics))
+
+    def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
+        self.pictures.append((step, name, image.shape))
+
+    def report(self, metrics: dict[str, float]) -> None:
+        self.reports.append(int(metrics["step"]))
