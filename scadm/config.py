@@ -141,6 +141,17 @@ class UNetConfig(Config):
     mask_attention: Literal["hard", "soft", "none"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
+    @model_validator(mode="after")
+    def _channels_divide(self) -> "UNetConfig":
+        for name, size in (("groups", self.groups), ("head_channels", self.head_channels)):
+            widths = [self.channels * multiplier for multiplier in self.multipliers]
+            if any(width % size for width in widths):
+                raise ValueError(
+                    f"{name} {size} must divide every level's channels {widths}, which are channels "
+                    f"{self.channels} x each of the multipliers {self.multipliers}"
+                )
+        return self
+
 
 class ModelConfig(Config):
     style_encoder: StyleEncoderConfig

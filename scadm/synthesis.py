@@ -47,10 +47,8 @@ class Synthesiser:
 
     @torch.inference_mode()
     def encode_style(self, images: Images, labels: Labels) -> Tensor:
-        """Style codes (B, K, S) of faces. A part that a face lacks gets its code from `no_reference`."""
-        one_hot = self._one_hot(labels)
-        style = self.model.encode_style(to_signed(images).to(self.device), one_hot)
-        return torch.where(self._present(labels), style, self.no_reference(labels))
+        """Style codes (B, K, S) of faces. The code of a part that a face lacks says nothing: see `dress`."""
+        return self.model.encode_style(to_signed(images).to(self.device), self._one_hot(labels))
 
     @torch.inference_mode()
     def no_reference(self, labels: Labels) -> Tensor:

@@ -81,7 +81,6 @@ def test_memory_grows_with_the_micro_batch() -> None:
     assert 3 * one < of_a_tiny_model(micro_batch=4).activation_bytes <= 4 * one
 
 
-@pytest.mark.xfail(strict=True, reason="autocast has no effect on the meta device, so bf16 is counted as fp32")
 def test_memory_falls_with_bf16() -> None:
     assert (
         of_a_tiny_model(micro_batch=1, precision="bf16").activation_bytes

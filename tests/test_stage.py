@@ -290,7 +290,8 @@ ALLOWED: dict[str, set[str]] = {
     "masks": set(),
     "autoencoder": {"scadm/faces.py"},  # the label list is compared, no class is used
     "latents": {"scadm/faces.py"},  # likewise: masks pass through as they are
-    "parser": set(),
+    # It saves a parser and loads it again; a folder in another format is refused when it is loaded.
+    "parser": {"scadm/evaluation/parsers.py"},
     "train": {
         "scadm/synthesis.py",  # the grids of faces that a run shows meanwhile
         "scadm/training/samples.py",

@@ -95,7 +95,7 @@ def test_timestep_embedding_is_cosines_then_sines() -> None:
 
 
 def test_heads_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"head_channels 5 must divide channels 8 x each of the multipliers \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"head_channels 5 must divide every level's channels \[8, 16\]"):
         unet(head_channels=5)
 
 

@@ -14,6 +14,12 @@ def ddim_scheduler(diffusion: DiffusionConfig, steps: int) -> DDIMScheduler:
     """Timesteps range(0, T, T // steps) + 1, from the last to the first; the last step goes to alpha_bar_0."""
     if steps > diffusion.timesteps:
         raise ValueError(f"sampling.steps is {steps}, expected at most diffusion.timesteps {diffusion.timesteps}")
+    first = diffusion.timesteps // steps * (steps - 1)
+    if first < 0.85 * diffusion.timesteps and diffusion.timesteps % steps:
+        raise ValueError(
+            f"sampling.steps {steps} would start at timestep {first + 1} of {diffusion.timesteps}, from pure noise that "
+            "this timestep never sees. Choose a divisor of the timesteps, or a smaller number."
+        )
     scheduler = DDIMScheduler(
         num_train_timesteps=diffusion.timesteps,
         beta_start=diffusion.beta_start,

@@ -130,11 +130,6 @@ class UNet(nn.Module):
 
     def __init__(self, config: UNetConfig, latent_channels: int, code_channels: int) -> None:
         super().__init__()
-        if any(config.channels * m % config.head_channels for m in config.multipliers):
-            raise ValueError(
-                f"head_channels {config.head_channels} must divide channels {config.channels} x each of the "
-                f"multipliers {config.multipliers}"
-            )
         self.config = config
         time_channels = 4 * config.channels
         self.time = nn.Sequential(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from scadm.config import ModelConfig, TrainingConfig
@@ -33,13 +34,30 @@ class Estimate:
 
 def _convolution_backward(grad: Any, x: Any, weight: Any, *rest: Any, **_: Any) -> int:
     """FLOPs from shapes. Torch's own count takes the weight's gradient as if a grouped convolution had one group."""
-    *_, transposed, _, _, wanted = rest
+    transposed, wanted = rest[-4], rest[-1]
     return conv_flop_count(x, weight, grad, transposed=transposed) * sum(wanted[:2])
 
 
-def _one_step(model: SCADM, resolution: int, batch: int, bf16: bool) -> tuple[int, int]:
-    """FLOPs of a step and bytes saved for its backward pass, weights themselves left out."""
+def _denoised(model: SCADM, resolution: int, batch: int) -> Tensor:
+    image = torch.empty(batch, 3, resolution, resolution)
+    mask = torch.empty(batch, NUM_CLASSES, resolution, resolution)
     size = resolution // LATENT_FACTOR
+    x_t, t = torch.empty(batch, model.latent_channels, size, size), torch.zeros(batch)
+    return model.denoise(x_t, t, model.condition(model.encode_style(image, mask), mask))
+
+
+def _flops(config: ModelConfig, latent_channels: int, resolution: int) -> int:
+    """Of one image, forward and backward; on the meta device, where nothing is computed or allocated."""
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
+    )
+    with torch.device("meta"), counter:
+        _denoised(SCADM(config, latent_channels), resolution, 1).square().mean().backward()
+    return counter.get_total_flops()
+
+
+def _saved_bytes(config: ModelConfig, latent_channels: int, resolution: int, batch: int, bf16: bool) -> int:
+    """Kept for the backward pass, weights themselves left out; on fake tensors, which follow autocast's types."""
     saved: dict[int, int] = {}
     kept: list[Tensor] = []  # keeps the counted tensors alive, so that no id is used twice
 
@@ -48,33 +66,27 @@ def _one_step(model: SCADM, resolution: int, batch: int, bf16: bool) -> tuple[in
         saved[id(tensor)] = tensor.numel() * tensor.element_size()
         return tensor
 
-    image = torch.empty(batch, 3, resolution, resolution)
-    mask = torch.empty(batch, NUM_CLASSES, resolution, resolution)
-    x_t, t = torch.empty(batch, model.latent_channels, size, size), torch.zeros(batch)
-    with FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
-    ) as flops:
-        with (
-            torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
-            torch.autocast("cpu", torch.bfloat16, enabled=bf16),
-        ):
-            eps = model.denoise(x_t, t, model.condition(model.encode_style(image, mask), mask))
-        eps.float().square().mean().backward()
-    weights = {id(parameter) for parameter in model.parameters()}
-    return flops.get_total_flops(), sum(n for key, n in saved.items() if key not in weights)
+    with (
+        FakeTensorMode(),
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bf16),
+    ):
+        model = SCADM(config, latent_channels)
+        _denoised(model, resolution, batch)
+        weights = {id(parameter) for parameter in model.parameters()}
+    return sum(size for key, size in saved.items() if key not in weights)
 
 
 def estimate(config: ModelConfig, latent_channels: int, resolution: int, training: TrainingConfig) -> Estimate:
-    """Counted on torch's meta device, where nothing is computed or allocated. `auto` precision counts as bf16."""
+    """From shapes alone; `auto` precision counts as bf16. A GPU keeps some norms in float32 and so a little more."""
     bf16 = training.precision != "fp32"
+    one, two = (_saved_bytes(config, latent_channels, resolution, batch, bf16) for batch in (1, 2))
     with torch.device("meta"):
         model = SCADM(config, latent_channels)
-        flops, one = _one_step(model, resolution, 1, bf16)
-        _, two = _one_step(model, resolution, 2, bf16)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Estimate(
         parameters=parameters,
-        flops_per_image=flops,
+        flops_per_image=_flops(config, latent_channels, resolution),
         state_bytes=_STATE_BYTES * parameters,
         # One image more costs two - one; the rest, such as weights cast to bf16, is saved once.
         activation_bytes=one + (training.micro_batch - 1) * (two - one),
