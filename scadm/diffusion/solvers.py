@@ -17,7 +17,7 @@ def ddim_scheduler(diffusion: DiffusionConfig, steps: int) -> DDIMScheduler:
     first = diffusion.timesteps // steps * (steps - 1)
     if first < 0.85 * diffusion.timesteps and diffusion.timesteps % steps:
         raise ValueError(
-            f"sampling.steps {steps} would start at timestep {first + 1} of {diffusion.timesteps}, from pure noise that "
+            f"sampling.steps {steps} would start at timestep {first + 1} of {diffusion.timesteps}, from noise that "
             "this timestep never sees. Choose a divisor of the timesteps, or a smaller number."
         )
     scheduler = DDIMScheduler(
