@@ -3,12 +3,11 @@
 import json
 
 from scadm import tracking
-from scadm.checkpoint import Store
 from scadm.cluster.data import map_tasks_with
 from scadm.data.shards import ShardReader
 from scadm.evaluation import summary
 from scadm.evaluation.baselines import MeanColours
-from scadm.evaluation.gallery import figures
+from scadm.evaluation.gallery import figures, save
 from scadm.evaluation.metrics import merge
 from scadm.evaluation.reconstruction import Reconstruction, Subjects
 from scadm.evaluation.report import write_report
@@ -19,9 +18,8 @@ from scadm.stage import Stage, run
 def main(stage: Stage) -> None:
     params = stage.params
     trained = stage.read_json("models/train.json")
-    data = Manifest.read(stage.path("data/shards"))
-    Manifest.read(stage.path("models/parser"))
-    shards = str(stage.path("data/shards"))
+    data, _ = Manifest.read(stage.path("data/shards")), Manifest.read(stage.path("models/parser"))
+    shards, reports = str(stage.path("data/shards")), stage.path("reports")
     tracked = tracking.Tracked(tracking.tracking_uri(params.tracking, stage.home), trained["mlflow_run"])
     subjects = Subjects(
         weights=summary.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
@@ -31,14 +29,13 @@ def main(stage: Stage) -> None:
         sampling=params.sampling,
         use_gpu=params.cluster.use_gpu,
     )
-    training = Store(f"{stage.storage_root}/runs/{trained['run_key']}")
     ids = data.splits["test"][: params.evaluation.samples]
     size = params.evaluation.batch_size
     colours = MeanColours.measure(ShardReader(shards, "train"))
     parts = map_tasks_with(
         Reconstruction,
         {"subjects": subjects, "colours": colours.colours, "pixels": colours.pixels},
-        [{"start": start, "stop": min(start + size, len(ids))} for start in range(0, len(ids), size)],
+        [{"start": i, "stop": min(i + size, len(ids))} for i in range(0, len(ids), size)],
         cluster=params.cluster,
         what="evaluate",
         unit="faces",
@@ -51,15 +48,10 @@ def main(stage: Stage) -> None:
     stage.write("reports/metrics.json", json.dumps({"reconstruction": rows}, indent=1) + "\n")
     test_split = digest({"faces": data.inputs["data/onehot"], "ids": ids})
     stage.write("reports/evaluation.json", summary.evaluation_json(trained, sheets, test_split))
-    folder = stage.work_folder()
-    for name, figure in pictures.items():
-        figure.image.save(folder / f"{name}.png")
-    stage.publish(folder, "reports/figures", None)
-    write_report(
-        stage.path("reports/index.html"),
-        summary.report_data(params, trained, sheets, pictures, colours, data, test_split, training),
-    )
-    summary.track(tracked, rows, stage.path("reports"))
+    stage.publish(save(pictures, stage.work_folder()), "reports/figures", None)
+    page = summary.report_data(params, trained, sheets, pictures, colours, data, test_split, reports)
+    write_report(reports / "index.html", page)
+    summary.track(tracked, rows, reports)
     for row, metrics in rows.items():
         stage.say(f"{row:12s} " + "  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
 

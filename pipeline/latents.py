@@ -1,9 +1,11 @@
 """Encode every face into webdataset shards, with an index of byte offsets and the train split's statistics."""
 
+import numpy as np
+
 from scadm.cluster.data import map_tasks_with
-from scadm.data.latents import ShardMaker, ShardReport, statistics
+from scadm.data.latents import ShardMaker, ShardReport, require_ids, shard_tasks, statistics
 from scadm.data.shards import INDEX, read_offsets, write_index
-from scadm.manifest import SPLITS, Manifest, describe_files, require_same
+from scadm.manifest import Manifest, describe_files
 from scadm.stage import Stage, run
 
 
@@ -12,15 +14,6 @@ def main(stage: Stage) -> None:
     autoencoder = Manifest.read(stage.path("models/autoencoder"))
     config, cluster = stage.params.latents, stage.params.cluster
     work = stage.work_folder()
-    tasks = [
-        {
-            "split": split,
-            "start": start,
-            "stop": min(start + config.samples_per_shard, len(data.splits[split])),
-        }
-        for split in SPLITS
-        for start in range(0, len(data.splits[split]), config.samples_per_shard)
-    ]
     reports: list[ShardReport] = map_tasks_with(
         ShardMaker,
         {
@@ -31,24 +24,15 @@ def main(stage: Stage) -> None:
             "batch_size": config.batch_size,
             "use_gpu": cluster.use_gpu,
         },
-        tasks,
+        shard_tasks(data.splits, config.samples_per_shard),
         cluster=cluster,
         what="latents",
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],
     )
-    for split in SPLITS:
-        written = [key for report in reports if report.name.startswith(f"{split}-") for key in report.ids]
-        require_same(
-            f"the ids in the {split} shards",
-            written,
-            list(data.splits[split]),
-            f"Delete {work} and run again.",
-        )
+    require_ids(reports, data.splits, work)
     mean, std = statistics([report for report in reports if report.name.startswith("train-")])
-    stage.say(
-        "train latents: mean " + ", ".join(f"{m:.3f}" for m in mean) + "; std " + ", ".join(f"{s:.3f}" for s in std)
-    )
+    stage.say(f"train latents by channel: mean {np.round(mean, 3)}, standard deviation {np.round(std, 3)}")
     write_index(work / INDEX, {report.name: read_offsets(work / report.name) for report in reports})
     manifest = Manifest(
         stage=stage.name,

@@ -126,8 +126,12 @@ def ending(tracked: Tracked) -> Iterator[None]:
 
 def keep_weights(tracked: Tracked, final: Store) -> None:
     """Keep the final weights as artifacts of the run too, so that a clone without this storage can have them."""
+    names = final.files()
+    kept = {Path(file.path).name for file in MlflowClient(tracked.uri).list_artifacts(tracked.run_id, "weights")}
+    if kept == set(names):
+        return
     with tempfile.TemporaryDirectory() as folder:
-        for name in final.files():
+        for name in names:
             (Path(folder) / name).write_bytes(final.read(name))
         RunLogger(tracked).artifacts(Path(folder), "weights")
 

@@ -19,7 +19,9 @@ from filelock import FileLock
 from scadm.checkpoint import Store, complete_steps, is_complete, read_checkpoint
 from scadm.config import ModelConfig
 from scadm.training import loop
-from scadm.training.loop import TrainJob, Worker, mixed_precision, train
+from scadm.training.job import TrainJob, Worker
+from scadm.training.loop import train
+from scadm.training.precision import computes_in_bf16, mixed_precision
 
 ALONE = Worker(0, 1, torch.device("cpu"))
 
@@ -251,4 +253,4 @@ def test_precision() -> None:
     with mixed_precision("fp32", cpu)():
         assert (a @ a).dtype == torch.float32
     with mixed_precision("auto", cpu)():
-        assert (a @ a).dtype == (torch.bfloat16 if loop.computes_in_bf16(cpu) else torch.float32)
+        assert (a @ a).dtype == (torch.bfloat16 if computes_in_bf16(cpu) else torch.float32)

@@ -25,7 +25,7 @@ from scadm.data.shards import INDEX, Sample, read_offsets, write_index, write_sh
 from scadm.first_stage import LatentScale, save_small
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.models.scadm import SCADM
-from scadm.training.loop import TrainJob
+from scadm.training.job import TrainJob
 
 # More threads do not make networks of this size faster, and the sums that they share out would depend on the machine.
 torch.set_num_threads(1)

@@ -40,6 +40,20 @@ def estimate() -> None:
     print(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
 
 
+@app.command(epilog="Example, in CI: dvc repro && scadm register --strict")
+def register(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 3 if the gate rejects the model.")] = False,
+) -> None:
+    """Register the evaluated model, as the stage `register` does, and say whether it became champion."""
+    from pipeline.register import main as program
+    from scadm.stage import Stage
+
+    stage = Stage("register")
+    program(stage)
+    if strict and not stage.read_json("reports/registration.json")["promoted"]:
+        raise typer.Exit(3)
+
+
 def main() -> None:
     """The entry point: what the user can mend ends in one message on stderr and exit status 1."""
     try:

@@ -5,12 +5,13 @@ import logging
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 
-from scadm.cluster.session import connect, is_remote
+from scadm.cluster.session import connect, is_remote, require_reachable
 from scadm.config import ClusterConfig
 from scadm.progress import bar
 
@@ -46,6 +47,7 @@ def _run(
     rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
     results: dict[int, Any] = {}
     with connect(cluster):
+        require_reachable({"the stage's outs in": str(Path.cwd())})
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings; our bar says what matters
         context = DataContext.get_current()
         context.enable_progress_bars = False

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
@@ -15,6 +16,23 @@ _EXCLUDES = ["/.git/", "/.venv/", "/.dvc/", "/data/", "/models/", "/reports/", "
 def is_remote(cluster: ClusterConfig) -> bool:
     """Whether the work goes to a cluster that was started by someone else."""
     return cluster.address is not None or "RAY_ADDRESS" in os.environ
+
+
+def require_reachable(places: Mapping[str, str]) -> None:
+    """Raise ValueError if the cluster has nodes on other machines and one of `places` is local to this one.
+
+    `places` are addresses by what they are for. A worker elsewhere would write into a folder that nobody looks at.
+    """
+    here = socket.gethostname()
+    others = sorted({node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]} - {here})
+    local = {what: place for what, place in places.items() if "://" not in place or place.startswith("sqlite:")}
+    if others and local:
+        raise ValueError(
+            f"the cluster has nodes on {', '.join(others)} beside {here}, which cannot reach "
+            + ", ".join(f"{what} {place}" for what, place in local.items())
+            + ". Use addresses that every node reaches (storage.root: s3://..., tracking.uri: http://...), or a "
+            "cluster on this machine alone."
+        )
 
 
 @contextmanager

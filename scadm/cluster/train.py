@@ -14,10 +14,12 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from scadm.checkpoint import Store, is_complete
 from scadm.cluster.board import Remote, shown
-from scadm.cluster.session import connect
+from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
 from scadm.tracking import RunLogger, Tracked
-from scadm.training.loop import Progress, TrainJob, Worker, train
+from scadm.training.hooks import Progress
+from scadm.training.job import TrainJob, Worker
+from scadm.training.loop import train
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> Non
     """
     storage, name = os.path.split(job.run)
     with connect(cluster), shown("training") as board:
+        require_reachable({"storage.root": job.run, "tracking.uri": tracked.uri, "the shards in": job.shards})
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"job": job, "tracked": tracked, "board": board},

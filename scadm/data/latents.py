@@ -1,9 +1,9 @@
 """Encode faces into latent shards, a range of rows at a time."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scadm.data.shards import Sample, read_offsets, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
-from scadm.manifest import Split
+from scadm.manifest import SPLITS, Split, require_same
 from scadm.pixels import to_signed
 
 
@@ -82,6 +82,22 @@ def _latent_files(path: Path) -> Iterator[io.BytesIO]:
     for offsets in read_offsets(path).values():
         offset, size = offsets["latent.npy"]
         yield io.BytesIO(data[offset : offset + size])
+
+
+def shard_tasks(splits: Mapping[Split, Sequence[str]], samples_per_shard: int) -> list[dict[str, Any]]:
+    """The arguments of `ShardMaker` for every shard of every split."""
+    return [
+        {"split": split, "start": start, "stop": min(start + samples_per_shard, len(splits[split]))}
+        for split in SPLITS
+        for start in range(0, len(splits[split]), samples_per_shard)
+    ]
+
+
+def require_ids(reports: Sequence[ShardReport], splits: Mapping[Split, Sequence[str]], work: Path) -> None:
+    """Raise ValueError unless the shards hold just the ids of each split, in order: rows in = rows out."""
+    for split in SPLITS:
+        written = [key for report in reports if report.name.startswith(f"{split}-") for key in report.ids]
+        require_same(f"the ids in the {split} shards", written, list(splits[split]), f"Delete {work} and run again.")
 
 
 def statistics(reports: list[ShardReport]) -> tuple[tuple[float, ...], tuple[float, ...]]:

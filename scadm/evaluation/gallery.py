@@ -1,5 +1,8 @@
 """The figures of the report, from the first test faces: the same faces and seeds for every model."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
@@ -9,6 +12,13 @@ from scadm.evaluation.figures import contact_sheet
 from scadm.evaluation.reconstruction import rows
 from scadm.evaluation.report import Figure
 from scadm.synthesis import Synthesiser
+
+
+def save(pictures: Mapping[str, Figure], folder: Path) -> Path:
+    """Write each figure as a PNG; returns the folder."""
+    for name, figure in pictures.items():
+        figure.image.save(folder / f"{name}.png")
+    return folder
 
 
 def figures(synthesiser: Synthesiser, colours: MeanColours, reader: ShardReader, count: int) -> dict[str, Figure]:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
+
 from scadm import tracking
 from scadm.checkpoint import Store, digest_of, is_complete
 from scadm.config import Params
@@ -11,7 +13,6 @@ from scadm.evaluation.baselines import MeanColours
 from scadm.evaluation.metrics import ScoreSheet, share
 from scadm.evaluation.report import Curve, Figure, ReportData
 from scadm.manifest import Manifest, require_same
-from scadm.training.curves import read
 
 
 def find_weights(trained: Mapping[str, str], storage_root: str, tracked: tracking.Tracked, work: Path) -> str:
@@ -60,7 +61,7 @@ def report_data(
     colours: MeanColours,
     data: Manifest,
     test_split: str,
-    run: Store,
+    reports: Path,
 ) -> ReportData:
     rows = {name: sheet.summary() for name, sheet in sheets.items()}
     way = share(rows["model"]["ssim"], rows["style_blind"]["ssim"], rows["ceiling"]["ssim"])
@@ -79,7 +80,7 @@ def report_data(
         rows=rows,
         class_iou={name: sheet.class_iou() for name, sheet in sheets.items()},
         figures=list(figures.values()),
-        curves=_curves(run),
+        curves=_curves(reports),
         lineage={
             "run": {
                 "run key": trained["run_key"],
@@ -98,12 +99,11 @@ def report_data(
     )
 
 
-def _curves(run: Store) -> list[Curve]:
-    table = read(run)
+def _curves(reports: Path) -> list[Curve]:
     curves = []
-    for title, column in (("training loss", "train/loss"), ("validation loss", "validation/loss")):
-        part = table[["step", column]].dropna()
-        curves.append(Curve(title, part["step"].tolist(), part[column].tolist()))
+    for name in ("training", "validation"):
+        table = pd.read_csv(reports / f"{name}.csv")
+        curves.append(Curve(f"{name} loss", table["step"].tolist(), table["loss"].tolist()))
     return curves
 
 

@@ -6,17 +6,12 @@ that divides the batch. Nothing is kept beside weights, optimiser and step (see 
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,95 +24,39 @@ from scadm.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, SamplingConfig, TrainingConfig
-from scadm.data.loader import Batch, Loader, collate
+from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
-from scadm.diffusion.noise import DROPOUT, VALIDATION, generator, normal
-from scadm.first_stage import LatentScale, load_first_stage
+from scadm.diffusion.noise import DROPOUT, generator
 from scadm.models.scadm import SCADM
-from scadm.synthesis import Synthesiser
 from scadm.training import ema
+from scadm.training.hooks import Hooks
+from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Journal
-from scadm.training.objective import Draws, TrainingModule, device_batch, draw
+from scadm.training.objective import TrainingModule, device_batch, draw
+from scadm.training.parallel import agreed, worker_mean
+from scadm.training.precision import mixed_precision
 from scadm.training.samples import sample_grid
 from scadm.training.state import GROUPS, TrainState
+from scadm.training.validation import Validation
 
-
-@dataclass(frozen=True)
-class TrainJob:
-    """Everything that a worker needs to know; it travels by pickle."""
-
-    run: str
-    """Path or URI of the run's folder."""
-    shards: str
-    autoencoder: str
-    """Folder of the first stage, for the sample grids."""
-    autoencoder_fingerprint: str
-    resolution: int
-    latent_channels: int
-    scale: LatentScale
-    seed: int
-    model: ModelConfig
-    diffusion: DiffusionConfig
-    training: TrainingConfig
-    monitoring: MonitoringConfig
-    sampling: SamplingConfig
-    loader_threads: int
-
-    def checkpoint_config(self, step: int) -> dict[str, Any]:
-        """What a checkpoint must hold besides weights, so that it can be loaded without flags."""
-        return {
-            "model": self.model.model_dump(mode="json"),
-            "diffusion": self.diffusion.model_dump(mode="json"),
-            "latent_channels": self.latent_channels,
-            "latent_mean": list(self.scale.mean),
-            "latent_std": list(self.scale.std),
-            "resolution": self.resolution,
-            "autoencoder": self.autoencoder_fingerprint,
-            "step": step,
-        }
-
-
-@dataclass(frozen=True)
-class Worker:
-    rank: int
-    ranks: int
-    device: torch.device
-
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-
-class Progress(Protocol):
-    def update(self, n: float = 1) -> Any: ...
-
-    def set_postfix_str(self, s: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Hooks(Protocol):
-    """What a run tells the outside. Only `report` is called on every rank, at the same steps."""
-
-    def say(self, text: str) -> None: ...
-
-    def progress(self, total: int, initial: int) -> Progress: ...
-
-    def log(self, step: int, metrics: dict[str, float]) -> None: ...
-
-    def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None: ...
-
-    def report(self, metrics: dict[str, float]) -> None: ...
+FINISHED = -1
 
 
 def train(job: TrainJob, worker: Worker, hooks: Hooks) -> None:
     """Train to the last step and write `<run>/final/`. A run that has it already is left as it is."""
     run = Store(job.run)
-    if is_complete(run / "final"):
-        return
     with _writer(job.run) if worker.leads else nullcontext():
-        _train(job, worker, hooks, run)
+        # Asked by rank 0 while it holds the lock, so that all ranks go on from the same step.
+        first = agreed(_newest_step(run) if worker.leads else 0, worker)
+        if first != FINISHED:
+            _train(job, worker, hooks, run, first)
+
+
+def _newest_step(run: Store) -> int:
+    """Step of the newest finished checkpoint, 0 without one, FINISHED with final weights."""
+    if is_complete(run / "final"):
+        return FINISHED
+    return max(complete_steps(run), default=0)
 
 
 @contextmanager
@@ -137,7 +76,7 @@ def _writer(run: str) -> Iterator[None]:
         ) from None
 
 
-def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
+def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) -> None:
     config, device = job.training, worker.device
     torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
     model = SCADM(job.model, job.latent_channels).to(device)
@@ -151,12 +90,12 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
         ),
         step=0,
     )
-    if steps := complete_steps(run):
-        newest = run / "checkpoints" / checkpoint_name(steps[-1])
+    if first > 0:
+        newest = run / "checkpoints" / checkpoint_name(first)
         tensors, _ = read_checkpoint(newest, GROUPS)
-        state.restore(tensors, steps[-1], newest.root)
+        state.restore(tensors, first, newest.root)
         if worker.leads:
-            hooks.say(f"resuming from step {steps[-1]} of {config.steps}, checkpoint {newest.root}")
+            hooks.say(f"resuming from step {first} of {config.steps}, checkpoint {newest.root}")
     ddp = DistributedDataParallel(module, broadcast_buffers=False) if worker.ranks > 1 else module
 
     reader = ShardReader(job.shards, "train")
@@ -249,78 +188,3 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store) -> None:
             since, since_step = time.perf_counter(), done
     if bar is not None:
         bar.close()
-
-
-class Validation:
-    """The averaged weights on the first validation samples, at fixed noise and timesteps that cover 0 .. T - 1."""
-
-    def __init__(self, job: TrainJob, worker: Worker) -> None:
-        self.job, self.worker = job, worker
-        reader = ShardReader(job.shards, "validation")
-        count = min(job.monitoring.validation_samples, len(reader))
-        self.count = count
-        mine = list(range(worker.rank, count, worker.ranks))
-        size = job.training.micro_batch
-        self.batches: list[Batch] = [
-            collate(part, [reader[i] for i in part], [False] * len(part))
-            for part in (mine[i : i + size] for i in range(0, len(mine), size))
-        ]
-        self.shown = collate(range(min(6, count)), [reader[i] for i in range(min(6, count))], [False] * min(6, count))
-        self.model = SCADM(job.model, job.latent_channels).to(worker.device).eval().requires_grad_(False)
-        self.module = TrainingModule(self.model, job.diffusion).to(worker.device)
-
-    def draws(self, batch: Batch) -> Draws:
-        steps = self.job.diffusion.timesteps
-        t = torch.tensor([int((i + 0.5) * steps / self.count) for i in batch.positions])
-        kept = torch.zeros(len(t), dtype=torch.bool)
-        return Draws(t, normal(self.job.seed, VALIDATION, batch.positions, tuple(batch.latent.shape[1:])), kept, kept)
-
-    @torch.no_grad()
-    def losses(
-        self, average: dict[str, Tensor], autocast: Callable[[], AbstractContextManager[Any]]
-    ) -> dict[str, float]:
-        """Mean loss over all ranks' samples, with both conditions present."""
-        self.model.load_state_dict(average)
-        total = torch.zeros((), dtype=torch.float64)
-        for batch in self.batches:
-            latent, image, labels = device_batch(batch, self.worker.device)
-            with autocast():
-                losses = self.module(
-                    self.job.scale.to_model(latent), image, labels, self.draws(batch).to(self.worker.device)
-                )
-            total += losses.double().sum().cpu()
-        return {"validation/loss": worker_mean(total, self.worker) * self.worker.ranks / self.count}
-
-    def synthesiser(self, average: dict[str, Tensor]) -> Synthesiser:
-        self.model.load_state_dict(average)
-        return Synthesiser(
-            model=self.model,
-            first_stage=load_first_stage(Path(self.job.autoencoder), self.worker.device).model,
-            scale=self.job.scale,
-            diffusion=self.job.diffusion,
-            sampling=self.job.sampling,
-            resolution=self.job.resolution,
-            device=self.worker.device,
-        )
-
-
-def worker_mean(value: Tensor, worker: Worker) -> float:
-    """Mean of a scalar over the ranks; called on all of them."""
-    if worker.ranks > 1:
-        value = value.detach().clone().to(worker.device)
-        dist.all_reduce(value)
-        value /= worker.ranks
-    return value.item()
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
-
-
-def mixed_precision(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """A factory of autocast contexts for training.precision; `auto` is bf16 where the hardware computes in it."""
-    if precision == "bf16" or (precision == "auto" and computes_in_bf16(device)):
-        return lambda: torch.autocast(device.type, torch.bfloat16)
-    return nullcontext

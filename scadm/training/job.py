@@ -1,0 +1,84 @@
+"""What a training is: a job that travels to its workers, and what each of them is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, Params, SamplingConfig, TrainingConfig
+from scadm.first_stage import LatentScale
+from scadm.manifest import Manifest, require_same
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """Everything that a worker needs to know; it travels by pickle."""
+
+    run: str
+    """Path or URI of the run's folder."""
+    shards: str
+    autoencoder: str
+    """Folder of the first stage, for the sample grids."""
+    autoencoder_fingerprint: str
+    resolution: int
+    latent_channels: int
+    scale: LatentScale
+    seed: int
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    training: TrainingConfig
+    monitoring: MonitoringConfig
+    sampling: SamplingConfig
+    loader_threads: int
+
+    @classmethod
+    def of(cls, params: Params, data: Manifest, *, run: str, shards: str, autoencoder: str) -> "TrainJob":
+        """The training that `params` describe on the shards whose manifest is `data`.
+
+        Raises ValueError if the shards are of another resolution, or hold no latents' statistics.
+        """
+        require_same("the resolution of data/shards", data.resolution, params.project.resolution, "Run `dvc repro`.")
+        if data.latent_mean is None or data.latent_std is None or data.autoencoder is None:
+            raise ValueError(f"{shards} has no latent statistics in its manifest. Run `dvc repro --force latents`.")
+        channels = len(data.latent_mean)
+        scaled = LatentScale(data.latent_mean, data.latent_std)
+        return cls(
+            run=run,
+            shards=shards,
+            autoencoder=autoencoder,
+            autoencoder_fingerprint=data.autoencoder,
+            resolution=params.project.resolution,
+            latent_channels=channels,
+            scale=scaled if params.diffusion.normalise_latents else LatentScale.identity(channels),
+            seed=params.project.seed,
+            model=params.model,
+            diffusion=params.diffusion,
+            training=params.training,
+            monitoring=params.monitoring,
+            sampling=params.sampling,
+            loader_threads=params.cluster.loader_threads,
+        )
+
+    def checkpoint_config(self, step: int) -> dict[str, Any]:
+        """What a checkpoint must hold besides weights, so that it can be loaded without flags."""
+        return {
+            "model": self.model.model_dump(mode="json"),
+            "diffusion": self.diffusion.model_dump(mode="json"),
+            "latent_channels": self.latent_channels,
+            "latent_mean": list(self.scale.mean),
+            "latent_std": list(self.scale.std),
+            "resolution": self.resolution,
+            "autoencoder": self.autoencoder_fingerprint,
+            "step": step,
+        }
+
+
+@dataclass(frozen=True)
+class Worker:
+    rank: int
+    ranks: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0

@@ -1,0 +1,72 @@
+"""How good the averaged weights are meanwhile: a loss that can be compared between steps and runs, and pictures."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scadm.data.loader import Batch, collate
+from scadm.data.shards import ShardReader
+from scadm.diffusion.noise import VALIDATION, normal
+from scadm.first_stage import load_first_stage
+from scadm.models.scadm import SCADM
+from scadm.synthesis import Synthesiser
+from scadm.training.job import TrainJob, Worker
+from scadm.training.objective import Draws, TrainingModule, device_batch
+from scadm.training.parallel import worker_mean
+from scadm.training.precision import Autocast
+
+SHOWN = 6
+"""Faces in the grids of samples."""
+
+
+class Validation:
+    """The averaged weights on the first validation samples, at fixed noise and timesteps that cover 0 .. T - 1."""
+
+    def __init__(self, job: TrainJob, worker: Worker) -> None:
+        self.job, self.worker = job, worker
+        reader = ShardReader(job.shards, "validation")
+        count = min(job.monitoring.validation_samples, len(reader))
+        self.count = count
+        mine = list(range(worker.rank, count, worker.ranks))
+        size = job.training.micro_batch
+        self.batches: list[Batch] = [
+            collate(part, [reader[i] for i in part], [False] * len(part))
+            for part in (mine[i : i + size] for i in range(0, len(mine), size))
+        ]
+        shown = range(min(SHOWN, count))
+        self.shown = collate(shown, [reader[i] for i in shown], [False] * len(shown))
+        self.model = SCADM(job.model, job.latent_channels).to(worker.device).eval().requires_grad_(False)
+        self.module = TrainingModule(self.model, job.diffusion).to(worker.device)
+
+    def draws(self, batch: Batch) -> Draws:
+        steps = self.job.diffusion.timesteps
+        t = torch.tensor([int((i + 0.5) * steps / self.count) for i in batch.positions])
+        kept = torch.zeros(len(t), dtype=torch.bool)
+        return Draws(t, normal(self.job.seed, VALIDATION, batch.positions, tuple(batch.latent.shape[1:])), kept, kept)
+
+    @torch.no_grad()
+    def losses(self, average: dict[str, Tensor], autocast: Autocast) -> dict[str, float]:
+        """Mean loss over all ranks' samples, with both conditions present."""
+        self.model.load_state_dict(average)
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in self.batches:
+            latent, image, labels = device_batch(batch, self.worker.device)
+            with autocast():
+                losses = self.module(
+                    self.job.scale.to_model(latent), image, labels, self.draws(batch).to(self.worker.device)
+                )
+            total += losses.double().sum().cpu()
+        return {"validation/loss": worker_mean(total, self.worker) * self.worker.ranks / self.count}
+
+    def synthesiser(self, average: dict[str, Tensor]) -> Synthesiser:
+        self.model.load_state_dict(average)
+        return Synthesiser(
+            model=self.model,
+            first_stage=load_first_stage(Path(self.job.autoencoder), self.worker.device).model,
+            scale=self.job.scale,
+            diffusion=self.job.diffusion,
+            sampling=self.job.sampling,
+            resolution=self.job.resolution,
+            device=self.worker.device,
+        )
