@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 MARK = "SCADM_TEST_MARK"
+_SOMEBODY = {"NAME": "test", "EMAIL": "test@localhost"}
 
 
 def _override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
@@ -62,7 +63,7 @@ class Project:
         if not (self.folder / ".git").exists():
             self.run("git", "init", "-q")
         self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "state")
+        self.run("git", "commit", "-qm", "state")
 
     def set(self, changes: Mapping[str, Any]) -> None:
         path = self.folder / "params.yaml"
@@ -78,6 +79,8 @@ class Project:
             # This copy's code, not that of an editable install; and the guard that allows loopback only.
             "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT / 'tests' / 'guard'}",
             MARK: self.mark,
+            # Experiments of DVC are commits, and a bare machine knows no name for them.
+            **{f"GIT_{role}_{what}": who for role in ("AUTHOR", "COMMITTER") for what, who in _SOMEBODY.items()},
         }
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
