@@ -162,6 +162,7 @@ class DiffusionConfig(Config):
     timesteps: PositiveInt
     beta_start: Positive
     beta_end: Positive
+    prediction: Literal["epsilon", "v"]
     normalise_latents: bool
     no_reference: Fraction
     guidance_null: Fraction

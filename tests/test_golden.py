@@ -16,7 +16,13 @@ from scadm.models.attention import MaskAttention
 from scadm.models.scadm import to_one_hot
 
 DIFFUSION = DiffusionConfig(
-    timesteps=1000, beta_start=0.0015, beta_end=0.0195, normalise_latents=False, no_reference=0.5, guidance_null=0.0
+    prediction="epsilon",
+    timesteps=1000,
+    beta_start=0.0015,
+    beta_end=0.0195,
+    normalise_latents=False,
+    no_reference=0.5,
+    guidance_null=0.0,
 )
 
 

@@ -44,3 +44,13 @@ def test_variance_is_kept() -> None:
     x_0, noise = torch.randn(2, 5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     x_t = Schedule(PUBLISHED).add_noise(x_0, noise, torch.tensor([0, 100, 300, 600, 999]))
     assert (x_t.var(dim=(1, 2, 3)) - 1).abs().max() < 0.1
+
+
+def test_v_and_x_t_determine_the_latent_and_the_noise() -> None:
+    schedule = Schedule(tiny.DIFFUSION.model_copy(update={"prediction": "v"}))
+    x_0, noise = torch.randn(2, 4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0, 3, 50, tiny.DIFFUSION.timesteps - 1])
+    x_t, v = schedule.add_noise(x_0, noise, t), schedule.target(x_0, noise, t)
+    kept = schedule.alpha_bar[t][:, None, None, None]
+    torch.testing.assert_close(kept.sqrt() * x_t - (1 - kept).sqrt() * v, x_0)
+    torch.testing.assert_close((1 - kept).sqrt() * x_t + kept.sqrt() * v, noise)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scadm.config import SamplingConfig
+from scadm.diffusion.guidance import guide
 from scadm.diffusion.noise import SAMPLING, normal
 from scadm.diffusion.schedule import Schedule
 from scadm.diffusion.solvers import ddim_scheduler, sample
@@ -107,3 +108,24 @@ def test_eta_adds_noise_to_the_same_beginning() -> None:
 def test_a_half_precision_denoiser_is_sampled_in_float32() -> None:
     found = sample(lambda x, t: wave(x, t).bfloat16(), SHAPE, [1], DIFFUSION, config(4), CPU)
     assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("s", [0.0, 1.2])
+def test_predicting_v_samples_what_predicting_the_noise_samples(s: float) -> None:
+    """v is the noise but for a factor and a shift, so guidance and solver must end at the same latent."""
+    in_v = DIFFUSION.model_copy(update={"prediction": "v"})
+
+    def as_v(eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        kept = ALPHA_BAR[t][:, None, None, None]
+        return (eps - (1 - kept).sqrt() * x_t) / kept.sqrt()
+
+    def guided_eps(x_t: Tensor, t: Tensor) -> Tensor:
+        return guide(wave(x_t, t), 0.5 * wave(x_t, t), s)
+
+    def guided_v(x_t: Tensor, t: Tensor) -> Tensor:
+        eps = wave(x_t, t)
+        return guide(as_v(eps, x_t, t), as_v(0.5 * eps, x_t, t), s)
+
+    expected = sample(guided_eps, SHAPE, [1, 2], DIFFUSION, config(10), CPU)
+    found = sample(guided_v, SHAPE, [1, 2], in_v, config(10), CPU)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

@@ -47,6 +47,7 @@ UNET = UNetConfig(
 )
 MODEL = ModelConfig(style_encoder=STYLE, unet=UNET)
 DIFFUSION = DiffusionConfig(
+    prediction="epsilon",
     timesteps=100,
     beta_start=0.0015,
     beta_end=0.0195,

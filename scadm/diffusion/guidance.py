@@ -1,4 +1,7 @@
-"""Classifier-free guidance, Eq. 4."""
+"""Classifier-free guidance, Eq. 4.
+
+Written for the noise; it is the same for v, which at a given x_t is the noise but for a factor and a shift.
+"""
 
 from torch import Tensor
 

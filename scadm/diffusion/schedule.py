@@ -14,6 +14,7 @@ class Schedule(nn.Module):
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
+        self.prediction = config.prediction
         beta = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64) ** 2
         self.register_buffer("alpha_bar", torch.cumprod(1 - beta, dim=0).float(), persistent=False)
 
@@ -21,3 +22,13 @@ class Schedule(nn.Module):
         """x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise, for t (B,)."""
         alpha_bar = rearrange(self.alpha_bar[t], "b -> b 1 1 1")
         return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * noise
+
+    def target(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """What the network predicts: the noise, or v = sqrt(alpha_bar_t) noise - sqrt(1 - alpha_bar_t) x_0.
+
+        v: Salimans and Ho, Progressive Distillation, Appendix D.
+        """
+        if self.prediction == "epsilon":
+            return noise
+        alpha_bar = rearrange(self.alpha_bar[t], "b -> b 1 1 1")
+        return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0

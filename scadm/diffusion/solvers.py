@@ -29,6 +29,7 @@ def ddim_scheduler(diffusion: DiffusionConfig, steps: int) -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1 if steps < diffusion.timesteps else 0,  # T steps take every timestep, and there is no T + 1st
         timestep_spacing="leading",
+        prediction_type="epsilon" if diffusion.prediction == "epsilon" else "v_prediction",
     )
     scheduler.set_timesteps(steps)
     return scheduler
@@ -44,7 +45,7 @@ def sample(
 ) -> Tensor:
     """Latents x_0 (B, *shape) as the model sees them, one image for each seed, whatever the batch it is in.
 
-    `denoise(x_t, t)` is the guided noise prediction for x_t (B, *shape) and t (B,).
+    `denoise(x_t, t)` is the guided prediction (noise or v) for x_t (B, *shape) and t (B,).
     """
     scheduler = ddim_scheduler(diffusion, sampling.steps)
     # With eta above 0 each step takes noise of its own: row 0 is x_T, row i the noise of step i.

@@ -40,7 +40,7 @@ class SCADM(nn.Module):
         return self.unet.condition(style, one_hot, size)
 
     def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Predicted noise (B, C, h, w) for latents x_t at timesteps t (B,); all that a sampling step runs."""
+        """Predicted noise, or v, (B, C, h, w) for latents x_t at timesteps t (B,); all that a sampling step runs."""
         return self.unet(x_t, t, conditioning)
 
 

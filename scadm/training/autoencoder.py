@@ -62,7 +62,9 @@ def fit_autoencoder(
     model = VQAutoencoder(config.network)
     codebook = Codebook(model.codebook, seed)
     fit = config.training
-    optimiser = torch.optim.AdamW(model.parameters(), fit.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), fit.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
+    )
     half_cosine = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / fit.steps))
     )

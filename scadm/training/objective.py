@@ -1,4 +1,7 @@
-"""What is minimised: E || eps - eps_theta(x_t, t, style, mask) ||^2, with both conditions dropped at times."""
+"""What is minimised: E || target - eps_theta(x_t, t, style, mask) ||^2, with both conditions dropped at times.
+
+The target is the noise eps, as in the paper, or v (`Schedule.target`).
+"""
 
 from typing import NamedTuple
 
@@ -50,8 +53,9 @@ class TrainingModule(nn.Module):
         image, style_mask, mask = drop_condition(image, to_one_hot(labels), draws.no_reference, draws.null)
         conditioning = self.model.condition(self.model.encode_style(image, style_mask), mask)
         x_t = self.schedule.add_noise(x_0, draws.noise, draws.t)
-        eps = self.model.denoise(x_t, draws.t, conditioning)
-        return (eps.float() - draws.noise).square().mean(dim=(1, 2, 3))
+        prediction = self.model.denoise(x_t, draws.t, conditioning)
+        target = self.schedule.target(x_0, draws.noise, draws.t)
+        return (prediction.float() - target).square().mean(dim=(1, 2, 3))
 
 
 def device_batch(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
