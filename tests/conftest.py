@@ -26,7 +26,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The profile `smoke`, run once by `dvc repro`. A test that changes it works on a copy."""
-    project = Project(tmp_path_factory.mktemp("finished") / "project")
+    project = Project.clone(tmp_path_factory.mktemp("finished") / "project")
     project.run("dvc", "repro")
     project.commit()
     return project
