@@ -93,10 +93,14 @@ def estimate(config: ModelConfig, latent_channels: int, resolution: int, trainin
     )
 
 
+def _duration(hours: float) -> str:
+    return f"{hours:.2g} h" if hours >= 1 else f"{60 * hours:.2g} min"
+
+
 def describe(found: Estimate, training: TrainingConfig, *, workers: int, use_gpu: bool) -> str:
     """What to expect, for the person who is about to start it."""
     images = training.steps * training.batch_size
-    rate = 50e12 if use_gpu else 0.1e12  # a plain bf16 training sustains about this on one card or one core
+    rate = 50e12 if use_gpu else 0.02e12  # a plain bf16 training sustains about this on one card or one core
     hours = found.seconds(images, max(workers, 1) * rate) / 3600
     return (
         f"{found.parameters / 1e6:.1f} M parameters, {found.flops_per_image / 1e9:.1f} GFLOP an image (forward and "
@@ -104,6 +108,6 @@ def describe(found: Estimate, training: TrainingConfig, *, workers: int, use_gpu
         f"gradients, AdamW and EMA, {found.activation_bytes / 2**30:.2f} for a micro-batch "
         f"of {training.micro_batch}.\n"
         f"{training.steps} steps of {training.batch_size} images are "
-        f"{images * found.flops_per_image / 1e15:.3g} PFLOP, {hours:.2g} h if each of {max(workers, 1)} "
+        f"{images * found.flops_per_image / 1e15:.3g} PFLOP, {_duration(hours)} if each of {max(workers, 1)} "
         f"{'GPU(s)' if use_gpu else 'core(s)'} sustains {rate / 1e12:g} TFLOP/s."
     )
