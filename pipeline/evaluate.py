@@ -29,8 +29,7 @@ def main(stage: Stage) -> None:
         sampling=params.sampling,
         use_gpu=params.cluster.use_gpu,
     )
-    ids = data.splits["test"][: params.evaluation.samples]
-    size = params.evaluation.batch_size
+    ids, size = data.splits["test"][: params.evaluation.samples], params.evaluation.batch_size
     colours = MeanColours.measure(ShardReader(shards, "train"))
     parts = map_tasks_with(
         Reconstruction,

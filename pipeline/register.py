@@ -12,8 +12,7 @@ from scadm.stage import Stage, run
 def main(stage: Stage) -> None:
     params = stage.params
     evaluation = stage.read_json("reports/evaluation.json")
-    trained = stage.read_json("models/train.json")
-    metrics = stage.read_json("reports/metrics.json")
+    trained, metrics = stage.read_json("models/train.json"), stage.read_json("reports/metrics.json")
     uri = tracking.tracking_uri(params.tracking, stage.home)
     tracked = tracking.Tracked(uri, evaluation["mlflow_run"])
     name = f"sca-dm-{params.project.data_name}-{params.project.resolution}"
