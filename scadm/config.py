@@ -122,6 +122,7 @@ class StyleEncoderConfig(Config):
     scales: PositiveInt
     style_channels: PositiveInt
     skip: Literal["aligned", "published"]
+    colour_scale: bool
 
     @model_validator(mode="after")
     def _scales_fit(self) -> "StyleEncoderConfig":
@@ -139,6 +140,7 @@ class UNetConfig(Config):
     groups: PositiveInt
     spade_channels: PositiveInt
     mask_attention: Literal["hard", "soft", "none"]
+    mask_resize: Literal["nearest", "area"]
     dropout: Annotated[float, Field(ge=0, lt=1)]
 
     @model_validator(mode="after")

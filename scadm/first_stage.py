@@ -5,7 +5,7 @@ latents as the model sees them (`LatentScale`).
 """
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from einops import rearrange
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from scadm.config import AutoencoderConfig
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.weights import WEIGHTS, fingerprint, load_into, read_config, save_module
+
+if TYPE_CHECKING:  # imported where it is used: it takes seconds, and the small autoencoder does without
+    from diffusers.models.autoencoders.vq_model import VQModel
 
 
 class FirstStage(Protocol):
@@ -28,16 +31,21 @@ class FirstStage(Protocol):
 
 
 class VQF4(nn.Module):
-    """The published first stage as diffusers' VQModel, from a folder in diffusers' own form."""
+    """The published first stage as diffusers' VQModel."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, model: "VQModel") -> None:
         super().__init__()
+        factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        if factor != 4:
+            raise ValueError(f"the VQModel downsamples by {factor}, expected 4 (three entries in block_out_channels)")
+        self.model = model
+
+    @classmethod
+    def open(cls, folder: Path) -> "VQF4":
+        """From a folder in diffusers' own form."""
         from diffusers.models.autoencoders.vq_model import VQModel
 
-        self.model = VQModel.from_pretrained(str(folder), local_files_only=True)
-        factor = 2 ** (len(self.model.config["block_out_channels"]) - 1)
-        if factor != 4:
-            raise ValueError(f"{folder} downsamples by {factor}, expected 4 (three entries in block_out_channels)")
+        return cls(VQModel.from_pretrained(str(folder), local_files_only=True))
 
     @property
     def latent_channels(self) -> int:
@@ -45,6 +53,11 @@ class VQF4(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latents
+
+    def ids(self, latent: Tensor) -> Tensor:
+        """Index of the nearest code of each cell, (B, h, w)."""
+        _, _, (_, _, ids) = self.model.quantize(latent)
+        return ids.view(latent.shape[0], *latent.shape[2:])
 
     def decode(self, latent: Tensor) -> Tensor:
         # Quantises first.
@@ -68,7 +81,7 @@ def import_vq_f4(folder: Path, weights: Path) -> str:
             f"autoencoder.weights is {str(weights)!r}, expected a folder with a diffusers VQModel "
             "(config.json and diffusion_pytorch_model.safetensors). Put the pretrained VQ-f4 there."
         )
-    model = VQF4(weights)
+    model = VQF4.open(weights)
     model.model.save_pretrained(folder / "vq-f4", safe_serialization=True)
     return save_module(folder, nn.Module(), {"kind": "vq-f4", "weights": fingerprint({}, model.state_dict())})
 
@@ -81,7 +94,7 @@ def load_first_stage(folder: Path, device: torch.device | str = "cpu") -> Loaded
         model = VQAutoencoder(AutoencoderConfig.model_validate(config))
         load_into(model, folder / WEIGHTS)
     else:
-        model = VQF4(folder / "vq-f4")
+        model = VQF4.open(folder / "vq-f4")
     return Loaded(model.eval().requires_grad_(False).to(device), mark)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from scadm.config import validate
+from scadm.config import Params, validate
 from scadm.manifest import write_atomically
 
 CONF = Path("conf")
@@ -60,6 +60,11 @@ def render(name: str, conf: Path = CONF) -> str:
     text = io.StringIO()
     yaml.dump(tree, text)
     return text.getvalue()
+
+
+def parameters(name: str, conf: Path = CONF) -> Params:
+    """The parameters of a profile, whatever params.yaml holds. Raises ValueError as `render`."""
+    return validate(_yaml().load(render(name, conf)), f"profile {name}")
 
 
 def write(name: str, conf: Path = CONF, params: Path = PARAMS) -> list[Change]:

@@ -11,7 +11,7 @@ from scadm.models.scadm import to_one_hot
 from scadm.models.style_encoder import POOL_EPSILON, RegionPool, StyleEncoder
 
 SIDE = 16
-CONFIG = StyleEncoderConfig(features=2, downsamplings=3, scales=2, style_channels=4, skip="aligned")
+CONFIG = StyleEncoderConfig(features=2, downsamplings=3, scales=2, style_channels=4, skip="aligned", colour_scale=False)
 
 
 def encoder(skip: str = "aligned") -> StyleEncoder:
@@ -41,6 +41,7 @@ def test_shapes(skip: str, downsamplings: int, scales: int, image: Tensor, mask:
         scales=scales,
         style_channels=5,
         skip=skip,  # type: ignore[arg-type]
+        colour_scale=False,
     )
     built = StyleEncoder(config)
     assert built.code_channels == 5 * scales

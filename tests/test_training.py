@@ -18,10 +18,10 @@ from filelock import FileLock
 
 from scadm.checkpoint import Store, complete_steps, is_complete, read_checkpoint
 from scadm.config import ModelConfig
+from scadm.precision import computes_in_bf16, mixed_precision
 from scadm.training import loop
 from scadm.training.job import TrainJob, Worker
 from scadm.training.loop import train
-from scadm.training.precision import computes_in_bf16, mixed_precision
 
 ALONE = Worker(0, 1, torch.device("cpu"))
 

@@ -33,7 +33,7 @@ torch.set_num_threads(1)
 SIDE = 16
 """Of the images, in pixels; the latents' side is a quarter of it."""
 
-STYLE = StyleEncoderConfig(features=1, downsamplings=2, scales=2, style_channels=4, skip="aligned")
+STYLE = StyleEncoderConfig(features=1, downsamplings=2, scales=2, style_channels=4, skip="aligned", colour_scale=False)
 UNET = UNetConfig(
     channels=8,
     multipliers=(1, 2),
@@ -43,6 +43,7 @@ UNET = UNetConfig(
     groups=4,
     spade_channels=4,
     mask_attention="hard",
+    mask_resize="nearest",
     dropout=0.0,
 )
 MODEL = ModelConfig(style_encoder=STYLE, unet=UNET)

@@ -113,21 +113,22 @@ class SpatialTransformer(nn.Module):
     def __init__(self, channels: int, code_channels: int, head_channels: int, groups: int, form: MaskAttention) -> None:
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = nn.Linear(channels, channels)  # published as 1x1 convolutions, which is the same
         self.self_norm = nn.LayerNorm(channels)
         self.self_attention = SelfAttention(channels, head_channels)
         self.cross_attention = MaskedCrossAttention(channels, code_channels, head_channels, form)
         self.feed_norm = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, condition: CrossCondition) -> Tensor:
         """x (B, C, h, w) -> (B, C, h, w)."""
         height = x.shape[2]
-        tokens = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        # In channels-last memory the two rearrangements are views.
+        tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         tokens = tokens + self.self_attention(self.self_norm(tokens))
         tokens = tokens + self.cross_attention(tokens, condition)
         tokens = tokens + self.feed_forward(self.feed_norm(tokens))
-        return x + self.proj_out(rearrange(tokens, "b (h w) c -> b c h w", h=height))
+        return x + rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=height)

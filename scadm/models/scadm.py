@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from scadm.config import ModelConfig
 from scadm.faces import NUM_CLASSES
@@ -22,7 +23,7 @@ class SCADM(nn.Module):
 
     def encode_style(self, image: Tensor, one_hot: Tensor) -> Tensor:
         """Style codes (B, K, code channels) of images (B, 3, H, W) in [-1, 1] and their masks (B, K, H, W)."""
-        _require_mask(one_hot)
+        _require_multi_hot(one_hot)
         if image.shape[0] != one_hot.shape[0] or image.shape[-2:] != one_hot.shape[-2:] or image.shape[1] != 3:
             raise ValueError(
                 f"image has shape {tuple(image.shape)} and its mask {tuple(one_hot.shape)}, expected (B, 3, H, W) and "
@@ -32,7 +33,7 @@ class SCADM(nn.Module):
 
     def condition(self, style: Tensor, one_hot: Tensor) -> Conditioning:
         """All that does not depend on x_t and t, from style codes and the mask (B, K, H, W) to be imposed."""
-        _require_mask(one_hot)
+        _require_multi_hot(one_hot)
         expected = (one_hot.shape[0], NUM_CLASSES, self.style_encoder.code_channels)
         if tuple(style.shape) != expected:
             raise ValueError(f"style has shape {tuple(style.shape)}, expected {expected} (B, classes, code channels)")
@@ -41,6 +42,13 @@ class SCADM(nn.Module):
 
     def denoise(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Predicted noise, or v, (B, C, h, w) for latents x_t at timesteps t (B,); all that a sampling step runs."""
+        batch, height, width = conditioning.batch_and_size
+        expected = (batch, self.latent_channels, height, width)
+        if tuple(x_t.shape) != expected or tuple(t.shape) != (batch,):
+            raise ValueError(
+                f"x_t has shape {tuple(x_t.shape)} and t {tuple(t.shape)}, expected {expected} and ({batch},): what "
+                f"the conditioning is for (masks of {LATENT_FACTOR} times the latents' side)"
+            )
         return self.unet(x_t, t, conditioning)
 
 
@@ -59,15 +67,21 @@ def drop_condition(image: Tensor, one_hot: Tensor, no_reference: Tensor, null: T
 
 def to_one_hot(labels: Tensor) -> Tensor:
     """Label ids (B, H, W) -> float one-hot masks (B, K, H, W)."""
-    highest = int(labels.max())
-    if highest >= NUM_CLASSES:
+    if not torch.compiler.is_compiling() and (highest := int(labels.max())) >= NUM_CLASSES:
         raise ValueError(f"labels hold the id {highest}, expected 0 to {NUM_CLASSES - 1}")
     classes = torch.arange(NUM_CLASSES, device=labels.device)[None, :, None, None]
     return (labels[:, None] == classes).float()
 
 
-def _require_mask(one_hot: Tensor) -> None:
-    if one_hot.ndim != 4 or one_hot.shape[1] != NUM_CLASSES:
+def _require_multi_hot(mask: Tensor) -> None:
+    if mask.ndim != 4 or mask.shape[1] != NUM_CLASSES:
         raise ValueError(
-            f"mask has shape {tuple(one_hot.shape)}, expected (B, {NUM_CLASSES}, H, W): one channel per class"
+            f"mask has shape {tuple(mask.shape)}, expected (B, {NUM_CLASSES}, H, W): one channel per class"
+        )
+    if torch.compiler.is_compiling() or mask.is_meta or isinstance(mask, FakeTensor):
+        return  # there are no values to look at
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError(
+            f"mask has values from {mask.min().item():g} to {mask.max().item():g}, expected 0 and 1 only: multi-hot, "
+            "at the image's resolution. Resizing is the model's own affair (model.unet.mask_resize)."
         )

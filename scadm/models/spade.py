@@ -10,9 +10,9 @@ from scadm.faces import NUM_CLASSES
 
 
 class Modulation(NamedTuple):
-    """gamma and beta (B, C, h, w) of one SPADE; they depend on the mask only."""
+    """1 + gamma and beta (B, C, h, w) of one SPADE; they depend on the mask only."""
 
-    gamma: Tensor
+    scale: Tensor
     beta: Tensor
 
 
@@ -27,8 +27,9 @@ class Spade(nn.Module):
 
     def modulation(self, mask: Tensor) -> Modulation:
         """mask (B, K, h, w), already at the size of the feature map."""
+        # One convolution for both: the hidden features are read once.
         gamma, beta = self.gamma_beta(F.relu(self.shared(mask))).chunk(2, dim=1)
-        return Modulation(gamma, beta)
+        return Modulation(1 + gamma, beta)
 
     def forward(self, x: Tensor, modulation: Modulation) -> Tensor:
-        return torch.addcmul(modulation.beta, self.norm(x), 1 + modulation.gamma)
+        return torch.addcmul(modulation.beta, self.norm(x), modulation.scale)

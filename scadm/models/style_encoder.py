@@ -44,6 +44,37 @@ class RegionPool(nn.Module):
         return rearrange(code, "b (k s) 1 -> b k s", k=K)
 
 
+class ColourStatistics(nn.Module):
+    """The extra style scale: mean and standard deviation of each class's RGB values, projected for each class.
+
+    What no pooled convolution has to learn first. A class that is absent has zeros.
+    """
+
+    def __init__(self, style_channels: int) -> None:
+        super().__init__()
+        self.project = nn.Conv1d(K * 6, K * style_channels, 1, groups=K)
+
+    @staticmethod
+    def statistics(image: Tensor, one_hot: Tensor) -> Tensor:
+        """image (B, 3, H, W), one_hot (B, K, H, W) -> mean of R, G, B, then their standard deviations: (B, K, 6)."""
+        pixels, mask = rearrange(image, "b c h w -> b (h w) c"), rearrange(one_hot, "b k h w -> b k (h w)")
+        count = mask.sum(dim=2, keepdim=True) + POOL_EPSILON
+        mean = mask @ pixels / count
+        # The second moment about the picture's own mean, so that a small spread does not drown in a large mean.
+        centre = pixels.mean(dim=1, keepdim=True)
+        square = mask @ (pixels - centre).square() / count
+        present = mask.amax(dim=2, keepdim=True)
+        variance = (square - present * (mean - centre).square()).clamp(min=0)
+        return torch.cat([mean, (variance + 1e-8).sqrt() * present], dim=2)
+
+    def forward(self, image: Tensor, one_hot: Tensor) -> Tensor:
+        """-> style codes (B, K, style_channels), in (-1, 1)."""
+        with torch.autocast(image.device.type, enabled=False):  # a difference of large sums: always in float32
+            statistics = self.statistics(image.float(), one_hot.float())
+        values = rearrange(statistics, "b k c -> b (k c) 1")
+        return rearrange(torch.tanh(self.project(values)), "b (k s) 1 -> b k s", k=K)
+
+
 class StyleEncoder(nn.Module):
     """E_s. Style codes are concatenated over the decoder's scales, coarse to fine."""
 
@@ -64,13 +95,14 @@ class StyleEncoder(nn.Module):
             inputs = 2 * width if i == 0 else 4 * width  # from the second layer on, with the encoder's skip
             self.decoder.append(GroupedBlock(K * inputs, K * width))
             self.pools.append(RegionPool(width, config.style_channels))
+        self.colour = ColourStatistics(config.style_channels) if config.colour_scale else None
 
     @property
     def code_channels(self) -> int:
-        return self.config.scales * self.config.style_channels
+        return (self.config.scales + self.config.colour_scale) * self.config.style_channels
 
     def forward(self, image: Tensor, one_hot: Tensor) -> Tensor:
-        """image (B, 3, H, W) in [-1, 1], one_hot (B, K, H, W) in {0, 1} -> style codes (B, K, scales x S)."""
+        """image (B, 3, H, W) in [-1, 1], one_hot (B, K, H, W) in {0, 1} -> style codes (B, K, code channels)."""
         x = F.relu(self.first_norm(self.first(image)))
         skips = []
         for block in self.encoder:
@@ -83,6 +115,8 @@ class StyleEncoder(nn.Module):
                 x = self._join(x, skips.pop())
             x = block(F.interpolate(x, scale_factor=2, mode="bilinear"))
             codes.append(pool(x, one_hot))
+        if self.colour is not None:
+            codes.append(self.colour(image, one_hot))
         return torch.cat(codes, dim=2)
 
     def _join(self, x: Tensor, skip: Tensor) -> Tensor:

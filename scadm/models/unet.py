@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from scadm.config import UNetConfig
 from scadm.models.attention import CrossCondition, SpatialTransformer
@@ -30,6 +31,14 @@ class Conditioning(NamedTuple):
     encoder: tuple[BlockCondition, ...]
     middle: tuple[BlockCondition, ...]
     decoder: tuple[BlockCondition, ...]
+
+    @property
+    def batch_and_size(self) -> tuple[int, int, int]:
+        """(B, h, w) of the latents that this is for."""
+        finest = self.decoder[-1].spade
+        assert finest is not None
+        batch, _, height, width = finest[1].beta.shape
+        return batch, height, width
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:
@@ -131,6 +140,8 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, latent_channels: int, code_channels: int) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
+        """Whether each block's activations are computed again in the backward pass instead of being kept."""
         time_channels = 4 * config.channels
         self.time = nn.Sequential(
             nn.Linear(config.channels, time_channels), nn.SiLU(), nn.Linear(time_channels, time_channels)
@@ -189,7 +200,7 @@ class UNet(nn.Module):
     def condition(self, style: Tensor, one_hot: Tensor, size: tuple[int, int]) -> Conditioning:
         """style (B, K, code channels), one_hot (B, K, H, W); `size` is (h, w) of the latents."""
         masks = {
-            factor: F.interpolate(one_hot, (size[0] // factor, size[1] // factor), mode="nearest")
+            factor: F.interpolate(one_hot, (size[0] // factor, size[1] // factor), mode=self.config.mask_resize)
             for factor in {*self.encoder_factors, self.middle_factor, *self.decoder_factors}
         }
 
@@ -211,10 +222,17 @@ class UNet(nn.Module):
         x = self.stem(x_t)
         skips = [x]
         for block, condition in zip(self.encoder, conditioning.encoder, strict=True):
-            x = block(x, time, condition) if isinstance(block, Block) else block(x)
+            x = self._run(block, x, time, condition) if isinstance(block, Block) else block(x)
             skips.append(x)
         for block, condition in zip(self.middle, conditioning.middle, strict=True):
-            x = block(x, time, condition)
+            x = self._run(block, x, time, condition)
         for block, condition in zip(self.decoder, conditioning.decoder, strict=True):
-            x = block(torch.cat([x, skips.pop()], dim=1), time, condition)
+            x = self._run(block, torch.cat([x, skips.pop()], dim=1), time, condition)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+    def _run(self, block: nn.Module, x: Tensor, time: Tensor, condition: BlockCondition) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            again = checkpoint(block, x, time, condition, use_reentrant=False)
+            assert isinstance(again, Tensor)
+            return again
+        return block(x, time, condition)

@@ -28,13 +28,13 @@ from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
 from scadm.diffusion.noise import DROPOUT, generator
 from scadm.models.scadm import SCADM
+from scadm.precision import mixed_precision
 from scadm.training import ema
 from scadm.training.hooks import Hooks
 from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Journal
 from scadm.training.objective import TrainingModule, device_batch, draw
 from scadm.training.parallel import agreed, worker_mean
-from scadm.training.precision import mixed_precision
 from scadm.training.samples import sample_grid
 from scadm.training.state import GROUPS, TrainState
 from scadm.training.validation import Validation

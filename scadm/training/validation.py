@@ -10,11 +10,11 @@ from scadm.data.shards import ShardReader
 from scadm.diffusion.noise import VALIDATION, normal
 from scadm.first_stage import load_first_stage
 from scadm.models.scadm import SCADM
+from scadm.precision import Autocast
 from scadm.synthesis import Synthesiser
 from scadm.training.job import TrainJob, Worker
 from scadm.training.objective import Draws, TrainingModule, device_batch
 from scadm.training.parallel import worker_mean
-from scadm.training.precision import Autocast
 
 SHOWN = 6
 """Faces in the grids of samples."""
