@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,12 @@ class Stage:
     def _deps(self) -> list[str]:
         return [dep.replace("${data.path}", self.params.data.path) for dep in self._declared["deps"]]
 
-    @property
+    @cached_property  # archives of gigabytes are read for it
     def inputs(self) -> dict[str, str]:
-        """Digest of each dependency that is data."""
+        """Digest of each dependency that is data, as it is when first asked for."""
         return {name: _content(self.data / name) for name in self._deps if name.split("/")[0] not in _CODE}
 
-    @property
+    @cached_property
     def run_key(self) -> str:
         """Sixteen hex digits for the parameters, inputs and code that determine this stage's result."""
         tree = self.params.model_dump(mode="json")

@@ -201,6 +201,21 @@ def test_inputs_are_manifests_files_and_folders(project: Path) -> None:
     assert Stage("download").inputs != one
 
 
+def test_inputs_are_read_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    content = stage._content
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return content(path)
+
+    monkeypatch.setattr(stage, "_content", counted)
+    latents = Stage("latents")
+    assert latents.work_folder().name == f"latents-{latents.run_key}"
+    assert latents.inputs.keys() == {"data/onehot", "models/autoencoder"}
+    assert len(read) == len(set(read)) > 2
+
+
 # --- the out --------------------------------------------------------------------------------------------
 
 
