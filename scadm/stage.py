@@ -5,7 +5,6 @@ watches. A stage works in `<home>/.work/<stage>-<run key>/`, which survives a ki
 rename when everything in it has been verified.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 import yaml
 
 from scadm.config import Params, load_params
-from scadm.manifest import FILE_NAME, Manifest, digest, sha256, write_atomically
+from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 
 _CODE = ("scadm", "pipeline")
 _EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
@@ -148,9 +147,6 @@ class Stage:
         print(f"[{self.name}] {text}", flush=True)
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
     try:
@@ -158,7 +154,7 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
     except ValueError as error:
         _fail(name, str(error))
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         _fail(
             name,
