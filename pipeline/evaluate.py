@@ -22,7 +22,7 @@ def main(stage: Stage) -> None:
     shards, reports = str(stage.path("data/shards")), stage.path("reports")
     tracked = tracking.Tracked(tracking.tracking_uri(params.tracking, stage.home), trained["mlflow_run"])
     subjects = Subjects(
-        weights=summary.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
+        weights=tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
         autoencoder=stage.path("models/autoencoder"),
         parser=stage.path("models/parser"),
         shards=shards,
@@ -50,7 +50,7 @@ def main(stage: Stage) -> None:
     stage.publish(save(pictures, stage.work_folder()), "reports/figures", None)
     page = summary.report_data(params, trained, sheets, pictures, colours, data, test_split, reports)
     write_report(reports / "index.html", page)
-    summary.track(tracked, rows, reports)
+    tracking.log_evaluation(tracked, rows, reports)
     for row, metrics in rows.items():
         stage.say(f"{row:12s} " + "  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
 
