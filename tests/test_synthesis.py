@@ -1,5 +1,6 @@
 """The high-level API: reconstruct, swap, interpolate, mix, random, dress."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_images_come_in_the_form_that_they_went_in(synthesiser: Synthesiser, nam
     assert found.dtype == np.uint8
     assert found.std() > 1
     np.testing.assert_array_equal(found, CALLS[name](synthesiser, slice(None)))
+
+
+def test_arrays_that_are_read_only_do_without_a_warning(synthesiser: Synthesiser) -> None:
+    images, labels = IMAGES.copy(), LABELS.copy()
+    images.flags.writeable = labels.flags.writeable = False  # as Pillow gives them
+    expected = synthesiser.reconstruct(IMAGES, LABELS, SEEDS)
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            np.testing.assert_array_equal(synthesiser.reconstruct(images, labels, SEEDS), expected)
+    finally:
+        torch.set_warn_always(False)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.8])
