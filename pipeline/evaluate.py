@@ -1,9 +1,10 @@
 """Measure the model on the pinned test split, and write metrics, figures and the report."""
 
 import json
+from functools import partial
 
 from scadm import tracking
-from scadm.cluster.data import map_tasks_with
+from scadm.cluster.data import map_tasks
 from scadm.data.shards import ShardReader
 from scadm.evaluation import summary
 from scadm.evaluation.baselines import MeanColours
@@ -16,13 +17,12 @@ from scadm.stage import Stage, run
 
 
 def main(stage: Stage) -> None:
-    params = stage.params
-    trained = stage.read_json("models/train.json")
+    params, trained = stage.params, stage.read_json("models/train.json")
     data, _ = Manifest.read(stage.path("data/shards")), Manifest.read(stage.path("models/parser"))
     shards, reports = str(stage.path("data/shards")), stage.path("reports")
     tracked = tracking.Tracked(tracking.tracking_uri(params.tracking, stage.home), trained["mlflow_run"])
     subjects = Subjects(
-        weights=summary.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
+        weights=tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
         autoencoder=stage.path("models/autoencoder"),
         parser=stage.path("models/parser"),
         shards=shards,
@@ -31,11 +31,12 @@ def main(stage: Stage) -> None:
     )
     ids, size = data.splits["test"][: params.evaluation.samples], params.evaluation.batch_size
     colours = MeanColours.measure(ShardReader(shards, "train"))
-    parts = map_tasks_with(
-        Reconstruction,
-        {"subjects": subjects, "colours": colours.colours, "pixels": colours.pixels},
+    parts = map_tasks(
+        partial(Reconstruction, subjects, colours.colours, colours.pixels),
         [{"start": i, "stop": min(i + size, len(ids))} for i in range(0, len(ids), size)],
         cluster=params.cluster,
+        use_gpu=params.cluster.use_gpu,
+        folder=stage.data,
         what="evaluate",
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],
@@ -43,14 +44,13 @@ def main(stage: Stage) -> None:
     sheets = {row: merge([part[row] for part in parts], len(ids)) for row in parts[0]}
     rows = {row: sheet.summary() for row, sheet in sheets.items()}
     pictures = figures(subjects.synthesiser(), colours, ShardReader(shards, "test"), params.evaluation.figure_rows)
-
     stage.write("reports/metrics.json", json.dumps({"reconstruction": rows}, indent=1) + "\n")
     test_split = digest({"faces": data.inputs["data/onehot"], "ids": ids})
     stage.write("reports/evaluation.json", summary.evaluation_json(trained, sheets, test_split))
     stage.publish(save(pictures, stage.work_folder()), "reports/figures", None)
     page = summary.report_data(params, trained, sheets, pictures, colours, data, test_split, reports)
     write_report(reports / "index.html", page)
-    summary.track(tracked, rows, reports)
+    tracking.log_evaluation(tracked, rows, reports)
     for row, metrics in rows.items():
         stage.say(f"{row:12s} " + "  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
 

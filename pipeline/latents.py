@@ -1,8 +1,10 @@
 """Encode every face into webdataset shards, with an index of byte offsets and the train split's statistics."""
 
+from functools import partial
+
 import numpy as np
 
-from scadm.cluster.data import map_tasks_with
+from scadm.cluster.data import map_tasks
 from scadm.data.latents import ShardMaker, ShardReport, require_ids, shard_tasks, statistics
 from scadm.data.shards import INDEX, read_offsets, write_index
 from scadm.manifest import Manifest, describe_files
@@ -14,18 +16,20 @@ def main(stage: Stage) -> None:
     autoencoder = Manifest.read(stage.path("models/autoencoder"))
     config, cluster = stage.params.latents, stage.params.cluster
     work = stage.work_folder()
-    reports: list[ShardReport] = map_tasks_with(
-        ShardMaker,
-        {
-            "tables": str(stage.path("data/onehot")),
-            "autoencoder": str(stage.path("models/autoencoder")),
-            "work": str(work),
-            "flip": config.flip,
-            "batch_size": config.batch_size,
-            "use_gpu": cluster.use_gpu,
-        },
+    reports: list[ShardReport] = map_tasks(
+        partial(
+            ShardMaker,
+            tables=str(stage.path("data/onehot")),
+            autoencoder=str(stage.path("models/autoencoder")),
+            work=str(work),
+            flip=config.flip,
+            batch_size=config.batch_size,
+            use_gpu=cluster.use_gpu,
+        ),
         shard_tasks(data.splits, config.samples_per_shard),
         cluster=cluster,
+        use_gpu=cluster.use_gpu,
+        folder=work,
         what="latents",
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],

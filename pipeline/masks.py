@@ -23,9 +23,11 @@ def main(stage: Stage) -> None:
     resolution = params.project.resolution
     tasks = part_tasks(archive_path, splits, resolution, params.masks.rows_per_part, work)
     reports = map_tasks(
-        make_part,
+        lambda: make_part,
         tasks,
         cluster=params.cluster,
+        use_gpu=False,
+        folder=work,
         what="masks",
         unit="faces",
         weight=lambda task: len(task["ids"]),

@@ -3,9 +3,9 @@
 import json
 
 from scadm import tracking
-from scadm.evaluation import summary
 from scadm.evaluation.gate import judge
 from scadm.manifest import sha256
+from scadm.registry import Registry, describe
 from scadm.stage import Stage, run
 
 
@@ -16,17 +16,17 @@ def main(stage: Stage) -> None:
     uri = tracking.tracking_uri(params.tracking, stage.home)
     tracked = tracking.Tracked(uri, evaluation["mlflow_run"])
     name = f"sca-dm-{params.project.data_name}-{params.project.resolution}"
-    registry = tracking.Registry(uri, name)
+    registry = Registry(uri, name)
     version = registry.register(
         tracked.run_id,
-        weights=summary.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
+        weights=tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
         autoencoder=str(stage.path("models/autoencoder")),
         code=[str(stage.workspace / "scadm")],
         sampling=params.sampling.model_dump(mode="json"),
         metrics=metrics,
         test_split=evaluation["test_split"],
         evaluation=sha256(stage.path("reports/evaluation.json")),
-        description=summary.describe(params, metrics, evaluation),
+        description=describe(params, metrics, evaluation),
     )
     registry.point("candidate", version)
     champion = registry.by_alias("champion")

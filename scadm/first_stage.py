@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from scadm.config import AutoencoderConfig
+from scadm.manifest import require_same
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.weights import WEIGHTS, fingerprint, load_into, read_config, save_module
 
@@ -87,14 +88,26 @@ def import_vq_f4(folder: Path, weights: Path) -> str:
 
 
 def load_first_stage(folder: Path, device: torch.device | str = "cpu") -> Loaded:
-    """Load what the autoencoder stage has written, ready for inference."""
+    """Load what the autoencoder stage has written, ready for inference.
+
+    Raises ValueError if the folder is incomplete, or its weights are not those that its fingerprint was taken of.
+    """
     config, mark = read_config(folder)
-    kind = config.pop("kind")
-    if kind == "small":
-        model = VQAutoencoder(AutoencoderConfig.model_validate(config))
+    if config["kind"] == "small":
+        model = VQAutoencoder(AutoencoderConfig.model_validate({k: v for k, v in config.items() if k != "kind"}))
         load_into(model, folder / WEIGHTS)
+        found = fingerprint(config, model.state_dict())
     else:
         model = VQF4.open(folder / "vq-f4")
+        found = fingerprint(config | {"weights": fingerprint({}, model.state_dict())}, {})
+    # Shards, checkpoints and registered models name their autoencoder by this.
+    require_same(
+        f"the fingerprint of the weights in {folder}",
+        found,
+        mark,
+        "They were changed or damaged after they had been written, and latents made with others would decode to "
+        "other faces: delete the folder and run `dvc repro`, which makes it again.",
+    )
     return Loaded(model.eval().requires_grad_(False).to(device), mark)
 
 

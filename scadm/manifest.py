@@ -4,6 +4,7 @@ A folder counts only with its manifest, which is written last. A consumer verifi
 (`Manifest.read`) and refuses a mismatch, naming both values.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scadm import faces
 
 FILE_NAME = "manifest.json"
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Numbers of an OSError that more space, or a higher limit, would mend."""
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

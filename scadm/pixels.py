@@ -26,10 +26,15 @@ class FaceSource(Protocol):
         ...
 
 
+def as_tensor(stored: NDArray[np.uint8]) -> Tensor:
+    """Images or label maps as they are: the array itself, or a copy where it is read-only, which a tensor cannot be."""
+    array = np.ascontiguousarray(stored)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
 def to_unit(images: Images, device: torch.device | str = "cpu") -> Tensor:
     """Stored images (B, H, W, 3) as float32 (B, 3, H, W) in [0, 1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-    return rearrange(pixels, "B H W C -> B C H W").float() / 255
+    return rearrange(as_tensor(images).to(device), "B H W C -> B C H W").float() / 255
 
 
 def to_signed(images: Images, device: torch.device | str = "cpu") -> Tensor:

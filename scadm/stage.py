@@ -5,19 +5,19 @@ watches. A stage works in `<home>/.work/<stage>-<run key>/`, which survives a ki
 rename when everything in it has been verified.
 """
 
-import errno
 import json
 import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from scadm.config import Params, load_params
-from scadm.manifest import FILE_NAME, Manifest, digest, sha256, write_atomically
+from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 
 _CODE = ("scadm", "pipeline")
 _EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
@@ -87,12 +87,12 @@ class Stage:
     def _deps(self) -> list[str]:
         return [dep.replace("${data.path}", self.params.data.path) for dep in self._declared["deps"]]
 
-    @property
+    @cached_property  # archives of gigabytes are read for it
     def inputs(self) -> dict[str, str]:
-        """Digest of each dependency that is data."""
+        """Digest of each dependency that is data, as it is when first asked for."""
         return {name: _content(self.data / name) for name in self._deps if name.split("/")[0] not in _CODE}
 
-    @property
+    @cached_property
     def run_key(self) -> str:
         """Sixteen hex digits for the parameters, inputs and code that determine this stage's result."""
         tree = self.params.model_dump(mode="json")
@@ -147,9 +147,6 @@ class Stage:
         print(f"[{self.name}] {text}", flush=True)
 
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
 def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
     try:
@@ -157,7 +154,7 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
     except ValueError as error:
         _fail(name, str(error))
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DISK_FULL:
             raise
         _fail(
             name,

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -21,7 +20,7 @@ from scadm.diffusion.solvers import sample
 from scadm.first_stage import FirstStage, LatentScale, load_first_stage
 from scadm.manifest import require_same
 from scadm.models.scadm import SCADM, to_one_hot
-from scadm.pixels import Images, Labels, to_signed, to_stored
+from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
 from scadm.weights import load_state
 
 
@@ -171,7 +170,7 @@ class Synthesiser:
                 f"label maps have shape {labels.shape}, expected (B, {self.resolution}, {self.resolution}): the "
                 "resolution that this model was trained at. Resize them, nearest neighbour."
             )
-        return to_one_hot(torch.from_numpy(np.ascontiguousarray(labels)).to(self.device))
+        return to_one_hot(as_tensor(labels).to(self.device))
 
 
 def load_synthesiser(weights: str, autoencoder: Path, sampling: SamplingConfig, device: torch.device) -> Synthesiser:

@@ -1,34 +1,29 @@
-"""MLflow: one run for each run key, with its metrics, pictures and lineage; and the registry of models.
+"""MLflow: one run for each run key, with its metrics, pictures, weights and lineage.
 
 The launcher makes the run (`open_run`); rank 0 reopens it by id (`RunLogger`). A failure of tracking never stops a
 training: it is counted and said once.
 """
 
-import json
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import numpy as np
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, DataType, Schema
 from numpy.typing import NDArray
 
-from scadm.checkpoint import Store
+from scadm.checkpoint import Store, digest_of, is_complete
 from scadm.config import TrackingConfig
+from scadm.lineage import flatten
+from scadm.manifest import require_same
 
 RUN_KEY = "scadm.run_key"
 _PARAMS_PER_CALL = 100
@@ -48,22 +43,6 @@ def tracking_uri(config: TrackingConfig, home: Path) -> str:
         return config.uri
     (home / "storage").mkdir(exist_ok=True)
     return f"sqlite:///{home / 'storage' / 'mlflow.db'}"
-
-
-def is_local(config: TrackingConfig) -> bool:
-    """Whether the store is a file, which other nodes cannot reach."""
-    return not config.uri.startswith(("http:", "https:", "databricks"))
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as `section.key` -> text."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = str(value)
-    return flat
 
 
 def open_run(
@@ -179,111 +158,34 @@ def fetch_artifacts(tracked: Tracked, name: str, folder: Path) -> Path:
     return Path(MlflowClient(tracked.uri).download_artifacts(tracked.run_id, name, str(folder)))
 
 
-# --- the registry -------------------------------------------------------------------------------------
+def find_weights(trained: Mapping[str, str], storage_root: str, tracked: Tracked, work: Path) -> str:
+    """Where the weights of models/train.json are: at the storage root, or fetched from the run's artifacts.
 
-_METRICS, _TEST_SPLIT, _EVALUATION = "scadm.metrics", "scadm.test_split", "scadm.evaluation"
-
-
-_SERVED_BY = [
-    *("torch", "diffusers", "einops", "safetensors", "numpy", "pandas", "pyarrow", "pillow"),
-    *("mlflow", "pydantic", "pyyaml", "tqdm"),
-]
-
-Metrics = dict[str, dict[str, dict[str, float]]]
-"""{task: {row: {metric: value}}}."""
-
-
-def _requirements() -> list[str]:
-    """What a registered model needs, at the versions that made it; torch without the suffix of its build."""
-    return [f"{name}=={version(name).split('+')[0]}" for name in _SERVED_BY]
-
-
-@dataclass(frozen=True)
-class Version:
-    name: str
-    number: str
-    metrics: Metrics
-    """As in reports/metrics.json."""
-    test_split: str
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.number}"
-
-
-class Registry:
-    """Versions of one registered model and its two aliases, `candidate` and `champion`."""
-
-    def __init__(self, uri: str, name: str) -> None:
-        self.uri, self.name = uri, name
-        self.client = MlflowClient(uri, registry_uri=uri)
-
-    def by_alias(self, alias: str) -> Version | None:
+    Raises ValueError where they are in neither place, or are not the ones that were trained.
+    """
+    place = f"{storage_root}/{trained['weights']}"
+    if not is_complete(Store(place)):
         try:
-            found = self.client.get_model_version_by_alias(self.name, alias)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-        return self._version(found)
-
-    def point(self, alias: str, version: Version) -> None:
-        self.client.set_registered_model_alias(self.name, alias, version.number)
-
-    def register(
-        self,
-        run_id: str,
-        *,
-        weights: str,
-        autoencoder: str,
-        code: list[str],
-        sampling: dict[str, Any],
-        metrics: Metrics,
-        test_split: str,
-        evaluation: str,
-        description: str,
-    ) -> Version:
-        """A version with weights, autoencoder and the code that runs them; an evaluation is registered once."""
-        if any(model.name == self.name for model in self.client.search_registered_models()):
-            for found in self.client.search_model_versions(f"name = '{self.name}'"):
-                if found.tags.get(_EVALUATION) == evaluation:
-                    return self._version(found)
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False), warnings.catch_warnings():
-            # An input example would be run through the model here; the signature below says it all.
-            warnings.filterwarnings("ignore", message=".*input example was not provided.*")
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(Path(__file__).with_name("serving.py")),
-                artifacts={"weights": weights, "autoencoder": autoencoder},
-                code_paths=code,
-                model_config={"sampling": sampling},
-                signature=_SIGNATURE,
-                pip_requirements=_requirements(),
-            )
-        tags = {_METRICS: json.dumps(metrics), _TEST_SPLIT: test_split, _EVALUATION: evaluation}
-        registered = mlflow.register_model(logged.model_uri, self.name, tags=tags)
-        self.client.update_model_version(self.name, registered.version, description)
-        return self._version(self.client.get_model_version(self.name, registered.version))
-
-    def _version(self, found: ModelVersion) -> Version:
-        return Version(
-            name=found.name,
-            number=str(found.version),
-            metrics=json.loads(found.tags.get(_METRICS, "{}")),
-            test_split=found.tags.get(_TEST_SPLIT, ""),
-        )
+            place = str(fetch_artifacts(tracked, "weights", work / f"weights-{trained['run_key']}"))
+        except Exception as error:
+            raise ValueError(
+                f"the weights of run {trained['run_key']} are neither in {place} nor among the artifacts of the MLflow "
+                f"run {trained['mlflow_run']} ({error}). Set storage.root or tracking.uri to where they are, or train "
+                "again with `dvc repro --force train`."
+            ) from None
+    require_same(
+        f"the digest of the weights in {place}",
+        digest_of(Store(place)),
+        trained["sha256"],
+        "Run `dvc repro train`.",
+    )
+    return place
 
 
-_SIGNATURE = ModelSignature(
-    inputs=Schema(
-        [
-            ColSpec(DataType.string, "mask"),
-            ColSpec(DataType.string, "reference", required=False),
-            ColSpec(DataType.string, "reference_mask", required=False),
-            ColSpec(DataType.long, "seed", required=False),
-        ]
-    ),
-    outputs=Schema([ColSpec(DataType.string, "image")]),
-)
+def log_evaluation(tracked: Tracked, rows: Mapping[str, Mapping[str, float]], reports: Path) -> None:
+    """The evaluation's metrics and files into the training's MLflow run."""
+    logger = RunLogger(tracked)
+    flat = {f"reconstruction/{row}/{name}": value for row, part in rows.items() for name, value in part.items()}
+    logger.log(0, flat)
+    logger.artifacts(reports / "figures", "figures")
+    logger.artifact(reports / "index.html", "report")

@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from diffusers.models.autoencoders.vq_model import VQModel
+from safetensors.torch import load_file, save_file
 
 from scadm.first_stage import LatentScale, import_vq_f4, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
@@ -81,6 +82,27 @@ def test_a_pretrained_vq_is_taken_in(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     assert import_vq_f4(other, vq_folder(tmp_path / "second", seed=1)) != mark
+
+
+@pytest.mark.parametrize("kind", ["small", "vq-f4"])
+def test_weights_that_were_changed_are_refused(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    if kind == "small":
+        torch.manual_seed(1)
+        mark, file = save_small(folder, VQAutoencoder(tiny.AUTOENCODER)), folder / WEIGHTS
+    else:
+        mark = import_vq_f4(folder, vq_folder(tmp_path / "given"))
+        file = folder / "vq-f4" / "diffusion_pytorch_model.safetensors"
+    assert load_first_stage(folder).fingerprint == mark
+    state = load_file(file)
+    name = next(name for name, tensor in state.items() if tensor.ndim > 1)
+    state[name][0, 0] += 0.5  # it still fits the configuration
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=f"the fingerprint of the weights in {folder} is .*, expected {mark}.*dvc repro"
+    ):
+        load_first_stage(folder)
 
 
 def test_a_vq_of_another_downsampling_is_refused(tmp_path: Path) -> None:

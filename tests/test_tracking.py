@@ -11,7 +11,8 @@ from mlflow.tracking import MlflowClient
 from scadm import tracking
 from scadm.checkpoint import Store
 from scadm.config import TrackingConfig
-from scadm.tracking import RUN_KEY, RunLogger, Tracked, flatten, is_local, open_run, tracking_uri
+from scadm.lineage import flatten
+from scadm.tracking import RUN_KEY, RunLogger, Tracked, open_run, tracking_uri
 
 SQLITE = TrackingConfig(uri="sqlite", experiment="sca-dm")
 PARAMS: dict[str, Any] = {"training": {"steps": 40, "betas": [0.9, 0.99]}, "seed": 0}
@@ -37,18 +38,11 @@ def opened(home: Path) -> Callable[..., Tracked]:
     return run
 
 
-def test_flatten() -> None:
-    assert flatten(PARAMS) == {"training.steps": "40", "training.betas": "[0.9, 0.99]", "seed": "0"}
-    assert flatten({}) == {}
-
-
 def test_the_store_s_address(tmp_path: Path) -> None:
     assert tracking_uri(SQLITE, tmp_path) == f"sqlite:///{tmp_path}/storage/mlflow.db"
     assert (tmp_path / "storage").is_dir()
     server = TrackingConfig(uri="http://127.0.0.1:5000", experiment="x")
     assert tracking_uri(server, tmp_path) == "http://127.0.0.1:5000"
-    assert is_local(SQLITE)
-    assert not is_local(server)
 
 
 def test_one_run_for_a_run_key(opened: Callable[..., Tracked]) -> None:

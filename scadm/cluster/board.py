@@ -1,7 +1,7 @@
-"""What rank 0 says while it trains, carried to the driver's terminal.
+"""What rank 0 says while it trains, carried to the driver's terminal; and why a training must end.
 
 Ray can forward the output of its workers, but mixes it with its own and breaks bars up; so a small actor holds the
-newest state, and a thread of the driver shows it.
+newest state, and a thread of the driver shows it. The actor outlives the workers, and so their restarts.
 """
 
 import threading
@@ -29,6 +29,14 @@ class Board:
     def __init__(self) -> None:
         self.total, self.done, self.text = 0, 0, ""
         self.lines: list[str] = []
+        self.reason: str | None = None
+
+    def refuse(self, reason: str) -> None:
+        """A rank has met an error that no restart mends; the first one said is kept."""
+        self.reason = self.reason or reason
+
+    def refusal(self) -> str | None:
+        return self.reason
 
     def say(self, text: str) -> None:
         self.lines.append(text)

@@ -1,18 +1,20 @@
 """Ray Data over tasks: each task is a range of rows, and what it returns is a small report of what it has written."""
 
-import errno
 import logging
 import pickle
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext
+from ray.util.annotations import RayDeprecationWarning
 
 from scadm.cluster.session import connect, is_remote, require_reachable
 from scadm.config import ClusterConfig
+from scadm.manifest import DISK_FULL
 from scadm.progress import bar
 
 Task = dict[str, Any]
@@ -25,7 +27,7 @@ def _call(function: Callable[..., Any], row: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         result = error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in DISK_FULL:
             raise
         result = error
     return {"index": row["index"], "result": pickle.dumps(result)}
@@ -36,22 +38,51 @@ def _refuse(error: ValueError, **_: Any) -> None:
     raise error
 
 
-def _run(
-    mapper: Callable[[Any], Any],
+def map_tasks(
+    make: Callable[[], Callable[..., Any]],
     tasks: list[Task],
+    *,
     cluster: ClusterConfig,
+    use_gpu: bool,
+    folder: Path,
     what: str,
     unit: str,
     weight: Callable[[Task], int],
 ) -> list[Any]:
+    """`[function(**task) for task in tasks]` by a fixed pool of actors, each with a `function = make()` of its own.
+
+    An actor takes a GPU where `use_gpu` is set. `folder` is where the tasks read or write; a bar counts `weight`
+    units of each. Raises the ValueError that a task or `make` has raised, an OSError where a disk is full, and
+    ValueError where the cluster has nodes that cannot reach `folder`.
+    """
+
+    class Actor:
+        def __init__(self) -> None:
+            try:
+                self.function = make()
+            except ValueError as error:
+                self.function = partial(_refuse, error)
+
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            return _call(self.function, row)
+
     rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
     results: dict[int, Any] = {}
     with connect(cluster):
-        require_reachable({"the stage's outs in": str(Path.cwd())})
+        require_reachable({"the stage's files in": str(folder)})
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings; our bar says what matters
-        context = DataContext.get_current()
-        context.enable_progress_bars = False
-        dataset = mapper(ray.data.from_items(rows, override_num_blocks=len(rows)))
+        DataContext.get_current().enable_progress_bars = False
+        with warnings.catch_warnings():
+            # Ray 2.60 deprecates max_restarts here, but offers no other way yet to say it (no ActorPoolStrategy does).
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.*", category=RayDeprecationWarning)
+            given: Any = ray.data.from_items(rows, override_num_blocks=len(rows))  # a class is no function to its types
+            dataset = given.map(
+                Actor,
+                compute=ActorPoolStrategy(size=min(cluster.data_workers, len(tasks))),
+                num_gpus=1 if use_gpu else 0,
+                # On one machine an actor dies when memory runs out, and would again; a cluster loses nodes.
+                max_restarts=-1 if is_remote(cluster) else 0,
+            )
         with bar(sum(map(weight, tasks)), what, unit) as progress:
             for row in dataset.iter_rows():
                 result = pickle.loads(row["result"])
@@ -63,65 +94,3 @@ def _run(
     if missing:
         raise ValueError(f"{len(missing)} of {len(tasks)} tasks returned nothing, the first of them {missing[0]}")
     return [results[i] for i in range(len(tasks))]
-
-
-def map_tasks(
-    function: Callable[..., Any],
-    tasks: list[Task],
-    *,
-    cluster: ClusterConfig,
-    what: str,
-    unit: str,
-    weight: Callable[[Task], int],
-) -> list[Any]:
-    """`[function(**task) for task in tasks]` by Ray Data tasks, with a bar of `weight` units of each.
-
-    Raises the ValueError that a task has raised.
-    """
-    return _run(
-        lambda rows: rows.map(partial(_call, function), compute=TaskPoolStrategy(cluster.data_workers)),
-        tasks,
-        cluster,
-        what,
-        unit,
-        weight,
-    )
-
-
-def map_tasks_with(
-    make: Callable[..., Callable[..., Any]],
-    arguments: Task,
-    tasks: list[Task],
-    *,
-    cluster: ClusterConfig,
-    what: str,
-    unit: str,
-    weight: Callable[[Task], int],
-) -> list[Any]:
-    """The same with a fixed pool of actors: `f = make(**arguments)` once in each, then `f(**task)`."""
-    size = min(cluster.data_workers, len(tasks))
-
-    class Actor:
-        def __init__(self) -> None:
-            try:
-                self.function = make(**arguments)
-            except ValueError as error:
-                self.function = partial(_refuse, error)
-
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            return _call(self.function, row)
-
-    return _run(
-        lambda rows: rows.map(
-            Actor,
-            compute=ActorPoolStrategy(size=size),
-            num_gpus=1 if cluster.use_gpu else 0,
-            # On one machine an actor dies when memory runs out, and would again; a cluster loses nodes.
-            max_restarts=-1 if is_remote(cluster) else 0,
-        ),
-        tasks,
-        cluster,
-        what,
-        unit,
-        weight,
-    )

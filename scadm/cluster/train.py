@@ -1,6 +1,8 @@
 """Ray Train around the training loop: it places the workers, restarts them, and connects them by torch.distributed."""
 
 import os
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,7 @@ import numpy as np
 import ray
 import ray.train
 from numpy.typing import NDArray
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -20,6 +23,7 @@ from scadm.tracking import RunLogger, Tracked
 from scadm.training.hooks import Progress
 from scadm.training.job import TrainJob, Worker
 from scadm.training.loop import train
+from scadm.training.parallel import agreed
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,41 @@ class RayHooks:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    context = ray.train.get_context()
+    context, board = ray.train.get_context(), config["board"]
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
-    hooks = RayHooks(config["board"], RunLogger(config["tracked"]) if worker.leads else None)
-    train(config["job"], worker, hooks)
+    # Ray restarts the workers whatever the error was. After one that no restart mends, all ranks end at once, and
+    # by rank 0's word, so that none of them waits for another; the driver then tells the reason.
+    if agreed(int(worker.leads and _refusal(board) is not None), worker):
+        return
+    hooks = RayHooks(board, RunLogger(config["tracked"]) if worker.leads else None)
+    try:
+        train(config["job"], worker, hooks)
+    except ValueError as error:
+        if _is_own(error):
+            with suppress(RayError):  # a board that was lost with its node: Ray's count of restarts ends it then
+                ray.get(board.refuse.remote(str(error)), timeout=_PATIENCE)  # known before Ray restarts anything
+        raise
+
+
+_PATIENCE = 30.0  # seconds
+
+
+def _refusal(board: Any) -> str | None:
+    """Why an earlier start of this training has ended for good; None if it has not, or nobody knows any more."""
+    try:
+        return ray.get(board.refusal.remote(), timeout=_PATIENCE)
+    except RayError:
+        return None
+
+
+def _is_own(error: ValueError) -> bool:
+    """Whether this project's code raised an error. Then it says what to mend, and would be raised again.
+
+    Libraries raise ValueErrors for other reasons too: torch.distributed where another rank was lost, which a restart
+    does mend.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals["__name__"].startswith("scadm.")
 
 
 def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> None:
@@ -83,6 +118,8 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> Non
             if (message := _mendable(error)) is not None:
                 raise ValueError(message) from None
             raise
+        if (message := _refusal(board)) is not None:
+            raise ValueError(message)
     if not is_complete(Store(job.run) / "final"):
         raise RuntimeError(f"the training ended, but {job.run}/final is not a finished checkpoint")
 

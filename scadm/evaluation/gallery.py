@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scadm.data.shards import ShardReader
 from scadm.evaluation.baselines import MeanColours
 from scadm.evaluation.figures import contact_sheet
 from scadm.evaluation.reconstruction import rows
 from scadm.evaluation.report import Figure
+from scadm.pixels import FaceSource, Images
+from scadm.progress import bar
 from scadm.synthesis import Synthesiser
 
 
@@ -21,33 +22,46 @@ def save(pictures: Mapping[str, Figure], folder: Path) -> Path:
     return folder
 
 
-def figures(synthesiser: Synthesiser, colours: MeanColours, reader: ShardReader, count: int) -> dict[str, Figure]:
-    """Figures by file name."""
-    positions = list(range(min(count, len(reader))))
-    images, labels = reader.batch(positions)
+_SWAPPED = {
+    "hair": ["hair"],
+    "skin": ["skin", "nose", "neck", "l_ear", "r_ear"],
+    "lips": ["u_lip", "l_lip"],
+}
+_INTERPOLATED = ["hair", "skin", "nose", "neck"]
+_WEIGHTS = (0.25, 0.5, 0.75, 1.0)
+_SEEDS = (1, 2, 3, 4)
+
+
+def figures(synthesiser: Synthesiser, colours: MeanColours, source: FaceSource, count: int) -> dict[str, Figure]:
+    """Figures by file name, with a bar of the faces that the model makes for them."""
+    positions = list(range(min(count, len(source))))
+    images, labels = source.batch(positions)
     other = np.roll(np.arange(len(images)), -1)
-    sources, source_labels = images[other], labels[other]
+    pair = (images, labels, images[other], labels[other])
+    passes = 1 + len(_SWAPPED) + len(_WEIGHTS) + len(_SEEDS)
+    with bar(passes * len(positions), "figures", "faces") as progress:
+
+        def counted(made: Images) -> Images:
+            progress.update(len(made))
+            return made
+
+        found = rows(synthesiser, colours, images, labels, positions)
+        counted(found["model"])
+        swapped = {name: counted(synthesiser.swap(*pair, parts, positions)) for name, parts in _SWAPPED.items()}
+        # At weight 0 the codes are the face's own: that is the reconstruction.
+        steps = {"0_%": found["model"]} | {
+            f"{round(100 * weight)}_%": counted(synthesiser.interpolate(*pair, _INTERPOLATED, weight, positions))
+            for weight in _WEIGHTS
+        }
+        noise = {
+            f"seed_{seed}": counted(synthesiser.random(labels, [1000 * seed + position for position in positions]))
+            for seed in _SEEDS
+        }
 
     def figure(title: str, caption: str, **columns: np.ndarray) -> Figure:
         sheet: Image.Image = contact_sheet({name.replace("_", " "): list(part) for name, part in columns.items()})
         return Figure(title, caption, sheet)
 
-    found = rows(synthesiser, colours, images, labels, positions)
-    hair = synthesiser.swap(images, labels, sources, source_labels, ["hair"], positions)
-    skin = synthesiser.swap(
-        images, labels, sources, source_labels, ["skin", "nose", "neck", "l_ear", "r_ear"], positions
-    )
-    lips = synthesiser.swap(images, labels, sources, source_labels, ["u_lip", "l_lip"], positions)
-    steps = {
-        f"{round(100 * weight)}_%": synthesiser.interpolate(
-            images, labels, sources, source_labels, ["hair", "skin", "nose", "neck"], weight, positions
-        )
-        for weight in (0.0, 0.25, 0.5, 0.75, 1.0)
-    }
-    noise = {
-        f"seed_{seed}": synthesiser.random(labels, [1000 * seed + position for position in positions])
-        for seed in (1, 2, 3, 4)
-    }
     return {
         "reconstruction": figure(
             "Reconstruction",
@@ -59,19 +73,17 @@ def figures(synthesiser: Synthesiser, colours: MeanColours, reader: ShardReader,
         "swap": figure(
             "Swapping parts",
             "The style of hair, of skin, or of the lips comes from the source; mask, noise and the other styles stay.",
-            source=sources,
+            source=images[other],
             face=images,
             reconstruction=found["model"],
-            hair=hair,
-            skin=skin,
-            lips=lips,
+            **swapped,
         ),
         "interpolation": figure(
             "Interpolation",
             "The codes of hair and skin move from the face's own to the source's.",
             face=images,
             **steps,
-            source=sources,
+            source=images[other],
         ),
         "noise_only": figure(
             "Noise alone",

@@ -16,7 +16,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from scadm.evaluation.parsers import Parser
 from scadm.faces import LABELS, NUM_CLASSES
-from scadm.pixels import Images, Labels, to_unit
+from scadm.pixels import Images, Labels, as_tensor, to_unit
 
 
 def ssim(images: Images, truth: Images) -> NDArray[np.float64]:
@@ -39,9 +39,7 @@ def psnr(images: Images, truth: Images) -> NDArray[np.float64]:
 def confusion_matrix(labels: Labels, truth: Labels) -> NDArray[np.int64]:
     """Pixels by true class (row) and found class (column): (19, 19), from two label maps (B, H, W)."""
     return multiclass_confusion_matrix(
-        torch.from_numpy(np.ascontiguousarray(labels)).long(),
-        torch.from_numpy(np.ascontiguousarray(truth)).long(),
-        num_classes=NUM_CLASSES,
+        as_tensor(labels).long(), as_tensor(truth).long(), num_classes=NUM_CLASSES
     ).numpy()
 
 

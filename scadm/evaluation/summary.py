@@ -1,4 +1,4 @@
-"""What the evaluation stage says of a model: to the report, to the next stage, and to MLflow."""
+"""What the evaluation stage says of a model: to the report, and to the next stage."""
 
 import json
 from collections.abc import Mapping
@@ -6,37 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from scadm import tracking
-from scadm.checkpoint import Store, digest_of, is_complete
 from scadm.config import Params
 from scadm.evaluation.baselines import MeanColours
 from scadm.evaluation.metrics import ScoreSheet, share
 from scadm.evaluation.report import Curve, Figure, ReportData
-from scadm.manifest import Manifest, require_same
-
-
-def find_weights(trained: Mapping[str, str], storage_root: str, tracked: tracking.Tracked, work: Path) -> str:
-    """Where the weights of models/train.json are: at the storage root, or fetched from the run's artifacts.
-
-    Raises ValueError where they are in neither place, or are not the ones that were trained.
-    """
-    place = f"{storage_root}/{trained['weights']}"
-    if not is_complete(Store(place)):
-        try:
-            place = str(tracking.fetch_artifacts(tracked, "weights", work / f"weights-{trained['run_key']}"))
-        except Exception as error:
-            raise ValueError(
-                f"the weights of run {trained['run_key']} are neither in {place} nor among the artifacts of the MLflow "
-                f"run {trained['mlflow_run']} ({error}). Set storage.root or tracking.uri to where they are, or train "
-                "again with `dvc repro --force train`."
-            ) from None
-    require_same(
-        f"the digest of the weights in {place}",
-        digest_of(Store(place)),
-        trained["sha256"],
-        "Run `dvc repro train`.",
-    )
-    return place
+from scadm.lineage import flatten
+from scadm.manifest import Manifest
 
 
 def evaluation_json(trained: Mapping[str, str], sheets: Mapping[str, ScoreSheet], test_split: str) -> str:
@@ -90,7 +65,7 @@ def report_data(
                 "autoencoder": data.autoencoder or "",
                 "test split": test_split,
             },
-            "parameters": tracking.flatten(
+            "parameters": flatten(
                 params.model_dump(mode="json", include={"model", "diffusion", "training", "sampling"})
             ),
         },
@@ -118,36 +93,3 @@ def _limits(faces: int, parser: str, colours: MeanColours) -> list[str]:
     if colours.unseen:
         limits.append(f"The train split shows no {', '.join(colours.unseen)}: their colour in style_blind is a guess.")
     return limits
-
-
-def track(tracked: tracking.Tracked, rows: Mapping[str, Mapping[str, float]], reports: Path) -> None:
-    """The evaluation's metrics and files into the training's MLflow run."""
-    logger = tracking.RunLogger(tracked)
-    flat = {f"reconstruction/{row}/{name}": value for row, part in rows.items() for name, value in part.items()}
-    logger.log(0, flat)
-    logger.artifacts(reports / "figures", "figures")
-    logger.artifact(reports / "index.html", "report")
-
-
-def describe(params: Params, metrics: tracking.Metrics, evaluation: Mapping[str, object]) -> str:
-    """The description of a registered version, in Markdown."""
-    table = [
-        f"| {row} | {m['ssim']:.3f} | {m['miou']:.3f} | {m['accuracy']:.3f} |"
-        for row, m in metrics["reconstruction"].items()
-    ]
-    data = {
-        "synthetic": "faces drawn by this project; free of any person's likeness.",
-        "celebamask-hq": "CelebAMask-HQ: for non-commercial research only, and so is this model.",
-        "folder": "the user's own faces: the terms under which they were collected hold for this model too.",
-    }
-    return "\n".join(
-        [
-            f"SCA-DM at {params.project.resolution} pixels, trained for {params.training.steps} steps.",
-            f"Data: {data[params.data.source]}",
-            f"Measured on {evaluation['faces']} test faces (reconstruction, parser {evaluation['parser']}):",
-            "",
-            "| row | SSIM | mIoU | accuracy |",
-            "| --- | --- | --- | --- |",
-            *table,
-        ]
-    )

@@ -1,5 +1,6 @@
 """How good the averaged weights are meanwhile: a loss that can be compared between steps and runs, and pictures."""
 
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from scadm.data.loader import Batch, collate
 from scadm.data.shards import ShardReader
 from scadm.diffusion.noise import VALIDATION, normal
-from scadm.first_stage import load_first_stage
+from scadm.first_stage import FirstStage, load_first_stage
 from scadm.models.scadm import SCADM
 from scadm.precision import Autocast
 from scadm.synthesis import Synthesiser
@@ -59,11 +60,15 @@ class Validation:
             total += losses.double().sum().cpu()
         return {"validation/loss": worker_mean(total, self.worker) * self.worker.ranks / self.count}
 
+    @cached_property  # rank 0 alone shows grids
+    def first_stage(self) -> FirstStage:
+        return load_first_stage(Path(self.job.autoencoder), self.worker.device).model
+
     def synthesiser(self, average: dict[str, Tensor]) -> Synthesiser:
         self.model.load_state_dict(average)
         return Synthesiser(
             model=self.model,
-            first_stage=load_first_stage(Path(self.job.autoencoder), self.worker.device).model,
+            first_stage=self.first_stage,
             scale=self.job.scale,
             diffusion=self.job.diffusion,
             sampling=self.job.sampling,

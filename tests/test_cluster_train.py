@@ -1,0 +1,123 @@
+"""What a worker of Ray Train does with errors. In this process, without a Ray cluster."""
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray.train
+import tiny
+import torch
+from ray.exceptions import GetTimeoutError
+
+from scadm.cluster import train as cluster_train
+from scadm.cluster.board import Board
+from scadm.cluster.train import run_training
+from scadm.config import ClusterConfig
+from scadm.synthesis import part_ids
+from scadm.tracking import Tracked
+
+CLUSTER = ClusterConfig(
+    address=None,
+    workers=1,
+    use_gpu=False,
+    data_workers=1,
+    loader_threads=1,
+    object_store_mb=80,
+    max_failures=2,
+)
+
+
+class Call:
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self.remote = method
+
+
+class HereBoard:
+    """The board's own methods, called in this process."""
+
+    def __init__(self) -> None:
+        board = Board.__ray_metadata__.modified_class()  # type: ignore[attr-defined]
+        self.refuse, self.refusal = Call(board.refuse), Call(board.refusal)
+
+
+class RestartingTrainer:
+    """Stands in for TorchTrainer: starts the worker again after each error, `max_failures` times."""
+
+    starts = 0
+
+    def __init__(self, worker: Callable[..., None], *, train_loop_config: dict[str, Any], **given: Any) -> None:
+        self.worker, self.config = worker, train_loop_config
+        self.failures = given["run_config"].failure_config.max_failures
+
+    def fit(self) -> None:
+        for attempt in range(self.failures + 1):
+            RestartingTrainer.starts += 1
+            try:
+                return self.worker(self.config)
+            except Exception:
+                if attempt == self.failures:
+                    raise
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """Trains by a function in the loop's place; returns the start at which each of its calls was made."""
+
+    def run(loop: Callable[[], None], lost: bool = False) -> list[int]:
+        calls: list[int] = []
+        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+
+        def train(*_: Any) -> None:
+            calls.append(RestartingTrainer.starts)
+            loop()
+
+        def get(value: Any, timeout: float) -> Any:
+            if lost:
+                raise GetTimeoutError("the board's node is gone")
+            return value
+
+        RestartingTrainer.starts = 0
+        monkeypatch.setattr(ray.train, "get_context", lambda: context)
+        monkeypatch.setattr(ray, "get", get)
+        monkeypatch.setattr(cluster_train, "get_device", lambda: torch.device("cpu"))
+        monkeypatch.setattr(cluster_train, "connect", lambda _: nullcontext())
+        monkeypatch.setattr(cluster_train, "require_reachable", lambda _: None)
+        monkeypatch.setattr(cluster_train, "shown", lambda _: nullcontext(HereBoard()))
+        monkeypatch.setattr(cluster_train, "TorchTrainer", RestartingTrainer)
+        monkeypatch.setattr(cluster_train, "is_complete", lambda _: True)
+        monkeypatch.setattr(cluster_train, "train", train)
+        try:
+            run_training(tiny.training_job(tmp_path), CLUSTER, Tracked("sqlite://", "1"))
+        finally:
+            run.calls = calls  # type: ignore[attr-defined]
+        return calls
+
+    return run
+
+
+def test_what_is_wrong_is_told_without_trying_it_again(run: Any) -> None:
+    with pytest.raises(ValueError, match="unknown part 'beard'"):
+        run(lambda: part_ids(["beard"]))
+    assert run.calls == [1]
+
+
+def test_what_a_library_says_of_a_lost_rank_is_tried_again(run: Any) -> None:
+    def lost_once() -> None:
+        if RestartingTrainer.starts == 1:
+            torch.distributed.all_reduce(torch.zeros(1))  # as after the end of the group: a ValueError of torch's
+
+    assert run(lost_once) == [1, 2]
+    with pytest.raises(json.JSONDecodeError):
+        run(lambda: json.loads("{"))
+    assert run.calls == [1, 2, 3]
+
+
+def test_without_its_board_a_training_goes_on_and_ends_by_ray_s_count(run: Any) -> None:
+    assert run(lambda: None, lost=True) == [1]
+    with pytest.raises(ValueError, match="unknown part 'beard'"):
+        run(lambda: part_ids(["beard"]), lost=True)
+    assert run.calls == [1, 2, 3]

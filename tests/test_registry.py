@@ -1,0 +1,93 @@
+"""The registry of models, on a real SQLite store."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from scadm import profiles
+from scadm.config import Params, validate
+from scadm.registry import Metrics, Registry, Version, describe
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS: Metrics = {"reconstruction": {"model": {"ssim": 0.5, "psnr": 20.0, "miou": 0.25, "accuracy": 0.75}}}
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One store for all tests here; registering makes it MLflow's current one, which is undone."""
+    folder = tmp_path_factory.mktemp("registry")
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    uri = f"sqlite:///{folder}/mlflow.db"
+    MlflowClient(uri).create_experiment("sca-dm", artifact_location=str(folder / "artifacts"))
+    yield uri
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+@pytest.fixture
+def register(uri: str, tmp_path: Path) -> Callable[..., Version]:
+    for name in ("weights", "autoencoder", "code"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file.txt").write_text(name)
+
+    def run(name: str, **changes: Any) -> Version:
+        client = MlflowClient(uri)
+        experiment = client.get_experiment_by_name("sca-dm")
+        assert experiment is not None
+        given: dict[str, Any] = {
+            "weights": str(tmp_path / "weights"),
+            "autoencoder": str(tmp_path / "autoencoder"),
+            "code": [str(tmp_path / "code")],
+            "sampling": {"steps": 4, "eta": 0.0, "guidance_scale": 0.0},
+            "metrics": METRICS,
+            "test_split": "a" * 64,
+            "evaluation": "1" * 64,
+            "description": "a model",
+        }
+        run_id = client.create_run(experiment.experiment_id).info.run_id
+        return Registry(uri, name).register(run_id, **(given | changes))
+
+    return run
+
+
+def test_an_evaluation_is_registered_once(uri: str, register: Callable[..., Version]) -> None:
+    assert list(MlflowClient(uri).search_model_versions("name = 'faces'")) == [], "of a name that nobody has used"
+    first = register("faces")
+    assert (first.name, first.number, first.uri) == ("faces", "1", "models:/faces/1")
+    assert (first.metrics, first.test_split) == (METRICS, "a" * 64)
+    assert register("faces") == first
+    assert register("faces", evaluation="2" * 64).number == "2"
+    assert register("others").number == "1", "each name has versions of its own"
+    found = MlflowClient(uri).get_model_version("faces", "1")
+    assert found.description == "a model"
+
+
+def test_aliases_point_to_one_version_each(uri: str, register: Callable[..., Version]) -> None:
+    registry = Registry(uri, "aliased")
+    assert registry.by_alias("champion") is None, "of a name that nobody has used"
+    first, second = register("aliased"), register("aliased", evaluation="2" * 64)
+    assert registry.by_alias("champion") is None
+    registry.point("candidate", first)
+    registry.point("champion", first)
+    registry.point("candidate", second)
+    assert registry.by_alias("candidate") == second
+    assert registry.by_alias("champion") == first
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return validate(yaml.safe_load(profiles.render("quickstart", ROOT / "conf")), "quickstart")
+
+
+def test_a_description_says_what_was_measured_and_what_may_be_done(params: Params) -> None:
+    text = describe(params, METRICS, {"faces": 120, "parser": "small-64"})
+    assert "Measured on 120 test faces (reconstruction, parser small-64)" in text
+    assert "| model | 0.500 | 0.250 | 0.750 |" in text
+    assert "free of any person's likeness" in text
+    real = params.model_copy(update={"data": params.data.model_copy(update={"source": "celebamask-hq"})})
+    assert "non-commercial research only" in describe(real, METRICS, {"faces": 120, "parser": "small-64"})
