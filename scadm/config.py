@@ -192,9 +192,20 @@ class MonitoringConfig(Config):
 
 
 class SamplingConfig(Config):
+    solver: Literal["ddim", "dpm-solver++"]
+    spacing: Literal["published", "trailing", "logsnr"]
     steps: PositiveInt
     eta: NonNegative
     guidance_scale: NonNegative
+
+    @model_validator(mode="after")
+    def _solver_knows_eta(self) -> "SamplingConfig":
+        if self.solver == "dpm-solver++" and self.eta > 0:
+            raise ValueError(
+                f"eta is {self.eta}, expected 0 with solver dpm-solver++, which solves the deterministic equation and "
+                "adds no noise. Set sampling.eta to 0, or sampling.solver to ddim."
+            )
+        return self
 
 
 # --- what is known of a model -------------------------------------------------------------------------

@@ -74,10 +74,13 @@ class Synthesiser:
         else:
             conditioning = self.model.condition(style, mask)
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+        def predict(x_t: Tensor, t: int) -> Tensor:
+            return self.model.denoise(x_t, torch.full((len(x_t),), t, device=self.device), conditioning)
+
+        def denoise(x_t: Tensor, t: int) -> Tensor:
             if s == 0:
-                return self.model.denoise(x_t, t, conditioning)
-            eps, eps_null = self.model.denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), conditioning).chunk(2)
+                return predict(x_t, t)
+            eps, eps_null = predict(torch.cat([x_t, x_t]), t).chunk(2)
             return guide(eps, eps_null, s)
 
         shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)

@@ -13,7 +13,6 @@ from toy_faces import ToyFaces
 
 from scadm import faces
 from scadm.checkpoint import Store, write_checkpoint
-from scadm.config import SamplingConfig
 from scadm.first_stage import LatentScale, load_first_stage
 from scadm.synthesis import Synthesiser, load_synthesiser, part_ids
 
@@ -174,7 +173,7 @@ def test_seeds_choose_the_face(synthesiser: Synthesiser) -> None:
 
 def test_guidance_matters_and_can_be_left_out(synthesiser: Synthesiser) -> None:
     def at(scale: float) -> Pixels:
-        config = SamplingConfig(steps=4, eta=0.0, guidance_scale=scale)
+        config = tiny.SAMPLING.model_copy(update={"guidance_scale": scale})
         return replace(synthesiser, sampling=config).reconstruct(IMAGES, LABELS, SEEDS)
 
     assert np.abs(at(0.0).astype(int) - at(1e-7)).max() <= 1, "without it, one forward pass gives the same"
