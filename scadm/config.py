@@ -197,6 +197,17 @@ class SamplingConfig(Config):
     steps: PositiveInt
     eta: NonNegative
     guidance_scale: NonNegative
+    guidance_interval: tuple[Fraction, Fraction]
+
+    @model_validator(mode="after")
+    def _interval_holds_something(self) -> "SamplingConfig":
+        low, high = self.guidance_interval
+        if low >= high:
+            raise ValueError(
+                f"guidance_interval is [{low}, {high}], expected [low, high] with low below high: in an empty interval "
+                "nothing is guided. To leave guidance out, set sampling.guidance_scale to 0."
+            )
+        return self
 
     @model_validator(mode="after")
     def _solver_knows_eta(self) -> "SamplingConfig":

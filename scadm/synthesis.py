@@ -6,6 +6,7 @@ depend on the batch that it is made in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from torch import Tensor
 from scadm import faces
 from scadm.checkpoint import Store, read_checkpoint
 from scadm.config import DiffusionConfig, ModelConfig, SamplingConfig
-from scadm.diffusion.guidance import guide
+from scadm.diffusion.guidance import guide, is_guided
 from scadm.diffusion.solvers import sample
 from scadm.first_stage import FirstStage, LatentScale, load_first_stage
 from scadm.manifest import require_same
 from scadm.models.scadm import SCADM, to_one_hot
+from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, to_signed, to_stored
 from scadm.weights import load_state
 
@@ -65,22 +67,25 @@ class Synthesiser:
                 f"{len(style)} styles, {len(labels)} masks and {len(seeds)} seeds, expected as many of each"
             )
         mask = self._one_hot(labels)
-        s = self.sampling.guidance_scale
-        if s > 0:  # the guidance null in the same batch: a zero image and a zero mask
+        s, interval, T = self.sampling.guidance_scale, self.sampling.guidance_interval, self.diffusion.timesteps
+
+        @cache
+        def conditioning(guided: bool) -> Conditioning:
+            if not guided:
+                return self.model.condition(style, mask)
+            # The guidance null in the same batch: a zero image and a zero mask.
             nothing = torch.zeros_like(mask)
             zero = torch.zeros(1, 3, *mask.shape[2:], device=self.device)
             null_style = self.model.encode_style(zero, nothing[:1]).expand_as(style)
-            conditioning = self.model.condition(torch.cat([style, null_style]), torch.cat([mask, nothing]))
-        else:
-            conditioning = self.model.condition(style, mask)
-
-        def predict(x_t: Tensor, t: int) -> Tensor:
-            return self.model.denoise(x_t, torch.full((len(x_t),), t, device=self.device), conditioning)
+            return self.model.condition(torch.cat([style, null_style]), torch.cat([mask, nothing]))
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
-            if s == 0:
-                return predict(x_t, t)
-            eps, eps_null = predict(torch.cat([x_t, x_t]), t).chunk(2)
+            guided = s > 0 and is_guided(t, T, interval)
+            rows = torch.cat([x_t, x_t]) if guided else x_t
+            found = self.model.denoise(rows, torch.full((len(rows),), t, device=self.device), conditioning(guided))
+            if not guided:
+                return found
+            eps, eps_null = found.chunk(2)
             return guide(eps, eps_null, s)
 
         shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)

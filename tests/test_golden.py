@@ -24,7 +24,9 @@ DIFFUSION = DiffusionConfig(
     no_reference=0.5,
     guidance_null=0.0,
 )
-SAMPLING = SamplingConfig(solver="ddim", spacing="published", steps=10, eta=0.0, guidance_scale=1.2)
+SAMPLING = SamplingConfig(
+    solver="ddim", spacing="published", steps=10, eta=0.0, guidance_scale=1.2, guidance_interval=(0.0, 1.0)
+)
 
 
 @pytest.fixture(scope="module")

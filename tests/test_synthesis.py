@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,40 @@ def test_guidance_matters_and_can_be_left_out(synthesiser: Synthesiser) -> None:
 
     assert np.abs(at(0.0).astype(int) - at(1e-7)).max() <= 1, "without it, one forward pass gives the same"
     assert np.abs(at(0.0).astype(int) - at(3.0)).max() > 5
+
+
+def rows_denoised(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch, **sampling: Any
+) -> tuple[Pixels, list[int]]:
+    """Reconstructions, and how many rows the network was given at each step."""
+    rows: list[int] = []
+    denoise = synthesiser.model.denoise
+
+    def spy(x_t: torch.Tensor, t: torch.Tensor, conditioning: Any) -> torch.Tensor:
+        rows.append(len(x_t))
+        return denoise(x_t, t, conditioning)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesiser.model, "denoise", spy)
+        changed = replace(synthesiser, sampling=tiny.SAMPLING.model_copy(update=sampling))
+        return changed.reconstruct(IMAGES, LABELS, SEEDS), rows
+
+
+def test_outside_the_interval_the_null_is_not_computed(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tiny's timesteps are 76, 51, 26 and 1 of 100."""
+    everywhere, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0)
+    assert rows == [6, 6, 6, 6]
+    nowhere, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=0.0)
+    assert rows == [3, 3, 3, 3]
+    between, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0, guidance_interval=(0.2, 0.6))
+    assert rows == [3, 6, 6, 3]
+    for other in (everywhere, nowhere):
+        assert np.abs(between.astype(int) - other).max() > 5
+    missed, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0, guidance_interval=(0.8, 1.0))
+    assert rows == [3, 3, 3, 3]
+    np.testing.assert_array_equal(missed, nowhere)
 
 
 def test_what_does_not_fit_is_refused(synthesiser: Synthesiser) -> None:
