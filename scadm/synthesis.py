@@ -26,6 +26,9 @@ from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, to_signed, to_stored
 from scadm.weights import load_state
 
+CHUNK = 8
+"""Images that are sampled together. What the U-Net keeps of the masks is 120 MiB an image for the published model."""
+
 
 def part_ids(parts: Sequence[str]) -> list[int]:
     """Class ids of part names; an unknown name raises ValueError."""
@@ -60,13 +63,20 @@ class Synthesiser:
         return self.model.encode_style(zero, one_hot)
 
     @torch.inference_mode()
-    def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int]) -> Images:
-        """Images of the given masks with the given style codes (B, K, S)."""
+    def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int], chunk: int = CHUNK) -> Images:
+        """Images of the given masks with the given style codes (B, K, S), `chunk` of them at a time."""
         if not len(style) == len(labels) == len(seeds):
             raise ValueError(
                 f"{len(style)} styles, {len(labels)} masks and {len(seeds)} seeds, expected as many of each"
             )
         mask = self._one_hot(labels)
+        chunks = [slice(start, start + chunk) for start in range(0, len(seeds), chunk)]
+        images = [self.decode(self.scale.to_stored(self.latents(style[c], mask[c], seeds[c]))) for c in chunks]
+        return np.concatenate(images)
+
+    @torch.inference_mode()
+    def latents(self, style: Tensor, mask: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Latents (B, C, h, w) as the model sees them, of style codes (B, K, S) and one-hot masks (B, K, H, W)."""
         s, interval, T = self.sampling.guidance_scale, self.sampling.guidance_interval, self.diffusion.timesteps
 
         @cache
@@ -89,8 +99,7 @@ class Synthesiser:
             return guide(eps, eps_null, s)
 
         shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)
-        latents = sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
-        return self.decode(self.scale.to_stored(latents))
+        return sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
 
     @torch.inference_mode()
     def decode(self, stored: Tensor) -> Images:

@@ -15,6 +15,7 @@ from toy_faces import ToyFaces
 from scadm import faces
 from scadm.checkpoint import Store, write_checkpoint
 from scadm.first_stage import LatentScale, load_first_stage
+from scadm.models.scadm import to_one_hot
 from scadm.synthesis import Synthesiser, load_synthesiser, part_ids
 
 Pixels = NDArray[np.uint8]
@@ -213,6 +214,27 @@ def test_outside_the_interval_the_null_is_not_computed(
     missed, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0, guidance_interval=(0.8, 1.0))
     assert rows == [3, 3, 3, 3]
     np.testing.assert_array_equal(missed, nowhere)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_an_image_does_not_depend_on_its_chunk(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    latents: list[torch.Tensor] = []
+    sample = Synthesiser.latents
+
+    def spy(self: Synthesiser, style: torch.Tensor, mask: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        latents.append(sample(self, style, mask, seeds))
+        return latents[-1]
+
+    style = synthesiser.encode_style(IMAGES, LABELS)
+    expected = sample(synthesiser, style, to_one_hot(torch.from_numpy(LABELS)), SEEDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Synthesiser, "latents", spy)
+        images = synthesiser.synthesise(style, LABELS, SEEDS, chunk=chunk)
+    assert [len(part) for part in latents] == {1: [1, 1, 1], 2: [2, 1], 8: [3]}[chunk]
+    torch.testing.assert_close(torch.cat(latents), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(images.astype(int) - synthesiser.synthesise(style, LABELS, SEEDS)).max() <= 1
 
 
 def test_what_does_not_fit_is_refused(synthesiser: Synthesiser) -> None:
