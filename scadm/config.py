@@ -166,6 +166,7 @@ class DiffusionConfig(Config):
     normalise_latents: bool
     no_reference: Fraction
     guidance_null: Fraction
+    min_snr_gamma: Positive | None
 
 
 class TrainingConfig(Config):

@@ -23,6 +23,7 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=False,
     no_reference=0.5,
     guidance_null=0.0,
+    min_snr_gamma=None,
 )
 SAMPLING = SamplingConfig(
     solver="ddim", spacing="published", steps=10, eta=0.0, guidance_scale=1.2, guidance_interval=(0.0, 1.0)

@@ -54,6 +54,7 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=True,
     no_reference=0.5,
     guidance_null=0.1,
+    min_snr_gamma=None,
 )
 SAMPLING = SamplingConfig(
     solver="ddim", spacing="published", steps=4, eta=0.0, guidance_scale=0.5, guidance_interval=(0.0, 1.0)
