@@ -1,5 +1,6 @@
 """What the benchmarks need to know of the machine."""
 
+import ctypes
 import gc
 import os
 import platform
@@ -43,6 +44,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device) - before
     if not Path("/proc/self/clear_refs").is_file():
         return None
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system, or `call` would find it there
     Path("/proc/self/clear_refs").write_text("5")  # Linux: forget the process's peak so far
     before = _status("VmRSS")
     call()

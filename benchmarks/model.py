@@ -145,8 +145,9 @@ def image_call(variant: Variant, faces: Faces, first_stage: VQF4, params: Params
             none, nothing = torch.zeros_like(style), torch.zeros_like(faces.mask)  # the published null of guidance
             denoise = variant.denoiser(torch.cat([style, none]), torch.cat([faces.mask, nothing]))
 
-            def guided(x_t: Tensor, t: Tensor) -> Tensor:
-                eps, eps_null = denoise(torch.cat([x_t, x_t]), torch.cat([t, t])).chunk(2)
+            def guided(x_t: Tensor, step: int) -> Tensor:
+                t = torch.full((2 * len(x_t),), step, device=x_t.device)
+                eps, eps_null = denoise(torch.cat([x_t, x_t]), t).chunk(2)
                 return guide(eps, eps_null, params.sampling.guidance_scale)
 
             shape, seeds = tuple(faces.x_t.shape[1:]), list(range(len(faces.t)))

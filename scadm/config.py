@@ -168,6 +168,7 @@ class DiffusionConfig(Config):
     normalise_latents: bool
     no_reference: Fraction
     guidance_null: Fraction
+    min_snr_gamma: Positive | None
 
 
 class TrainingConfig(Config):
@@ -194,9 +195,31 @@ class MonitoringConfig(Config):
 
 
 class SamplingConfig(Config):
+    solver: Literal["ddim", "dpm-solver++"]
+    spacing: Literal["published", "trailing", "logsnr"]
     steps: PositiveInt
     eta: NonNegative
     guidance_scale: NonNegative
+    guidance_interval: tuple[Fraction, Fraction]
+
+    @model_validator(mode="after")
+    def _interval_holds_something(self) -> "SamplingConfig":
+        low, high = self.guidance_interval
+        if low >= high:
+            raise ValueError(
+                f"guidance_interval is [{low}, {high}], expected [low, high] with low below high: in an empty interval "
+                "nothing is guided. To leave guidance out, set sampling.guidance_scale to 0."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _solver_knows_eta(self) -> "SamplingConfig":
+        if self.solver == "dpm-solver++" and self.eta > 0:
+            raise ValueError(
+                f"eta is {self.eta}, expected 0 with solver dpm-solver++, which solves the deterministic equation and "
+                "adds no noise. Set sampling.eta to 0, or sampling.solver to ddim."
+            )
+        return self
 
 
 # --- what is known of a model -------------------------------------------------------------------------

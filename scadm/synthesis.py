@@ -6,8 +6,10 @@ depend on the batch that it is made in.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -15,13 +17,17 @@ from torch import Tensor
 from scadm import faces
 from scadm.checkpoint import Store, read_checkpoint
 from scadm.config import DiffusionConfig, ModelConfig, SamplingConfig
-from scadm.diffusion.guidance import guide
+from scadm.diffusion.guidance import guide, is_guided
 from scadm.diffusion.solvers import sample
 from scadm.first_stage import FirstStage, LatentScale, load_first_stage
 from scadm.manifest import require_same
 from scadm.models.scadm import SCADM, to_one_hot
+from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
 from scadm.weights import load_state
+
+CHUNK = 8
+"""Images that are sampled together. What the U-Net keeps of the masks is 120 MiB an image for the published model."""
 
 
 def part_ids(parts: Sequence[str]) -> list[int]:
@@ -57,31 +63,43 @@ class Synthesiser:
         return self.model.encode_style(zero, one_hot)
 
     @torch.inference_mode()
-    def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int]) -> Images:
-        """Images of the given masks with the given style codes (B, K, S)."""
+    def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int], chunk: int = CHUNK) -> Images:
+        """Images of the given masks with the given style codes (B, K, S), `chunk` of them at a time."""
         if not len(style) == len(labels) == len(seeds):
             raise ValueError(
                 f"{len(style)} styles, {len(labels)} masks and {len(seeds)} seeds, expected as many of each"
             )
         mask = self._one_hot(labels)
-        s = self.sampling.guidance_scale
-        if s > 0:  # the guidance null in the same batch: a zero image and a zero mask
+        chunks = [slice(start, start + chunk) for start in range(0, len(seeds), chunk)]
+        images = [self.decode(self.scale.to_stored(self.latents(style[c], mask[c], seeds[c]))) for c in chunks]
+        return np.concatenate(images)
+
+    @torch.inference_mode()
+    def latents(self, style: Tensor, mask: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Latents (B, C, h, w) as the model sees them, of style codes (B, K, S) and one-hot masks (B, K, H, W)."""
+        s, interval, T = self.sampling.guidance_scale, self.sampling.guidance_interval, self.diffusion.timesteps
+
+        @cache
+        def conditioning(guided: bool) -> Conditioning:
+            if not guided:
+                return self.model.condition(style, mask)
+            # The guidance null in the same batch: a zero image and a zero mask.
             nothing = torch.zeros_like(mask)
             zero = torch.zeros(1, 3, *mask.shape[2:], device=self.device)
             null_style = self.model.encode_style(zero, nothing[:1]).expand_as(style)
-            conditioning = self.model.condition(torch.cat([style, null_style]), torch.cat([mask, nothing]))
-        else:
-            conditioning = self.model.condition(style, mask)
+            return self.model.condition(torch.cat([style, null_style]), torch.cat([mask, nothing]))
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            if s == 0:
-                return self.model.denoise(x_t, t, conditioning)
-            eps, eps_null = self.model.denoise(torch.cat([x_t, x_t]), torch.cat([t, t]), conditioning).chunk(2)
+        def denoise(x_t: Tensor, t: int) -> Tensor:
+            guided = s > 0 and is_guided(t, T, interval)
+            rows = torch.cat([x_t, x_t]) if guided else x_t
+            found = self.model.denoise(rows, torch.full((len(rows),), t, device=self.device), conditioning(guided))
+            if not guided:
+                return found
+            eps, eps_null = found.chunk(2)
             return guide(eps, eps_null, s)
 
         shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)
-        latents = sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
-        return self.decode(self.scale.to_stored(latents))
+        return sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
 
     @torch.inference_mode()
     def decode(self, stored: Tensor) -> Images:

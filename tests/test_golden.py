@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.direct import Direct
-
-from scadm.config import DiffusionConfig
+from scadm.config import DiffusionConfig, SamplingConfig
 from scadm.diffusion.guidance import guide
-from scadm.diffusion.solvers import ddim_scheduler
+from scadm.diffusion.solvers import solve
 from scadm.interop import STYLE, UNET, first_stage_from_published, from_published
 from scadm.models.attention import MaskAttention
 from scadm.models.scadm import to_one_hot
@@ -26,6 +25,10 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=False,
     no_reference=0.5,
     guidance_null=0.0,
+    min_snr_gamma=None,
+)
+SAMPLING = SamplingConfig(
+    solver="ddim", spacing="published", steps=10, eta=0.0, guidance_scale=1.2, guidance_interval=(0.0, 1.0)
 )
 
 
@@ -86,11 +89,14 @@ def test_a_guided_ddim_trajectory(reference: Path, golden: dict[str, Tensor], on
     model = from_published(published.small_state(reference))
     conditioning = model.condition(golden["style"], one_hot)
     null = model.condition(torch.zeros_like(golden["style"]), torch.zeros_like(one_hot))
-    scheduler, x = ddim_scheduler(DIFFUSION, 10), golden["x_t"]
-    for i, step in enumerate(scheduler.timesteps):
-        t = torch.full((len(x),), int(step))
-        eps = guide(model.denoise(x, t, conditioning), model.denoise(x, t, null), 2.2 - 1)
-        x = scheduler.step(eps, int(step), x).prev_sample  # type: ignore[union-attr]
+
+    def denoise(x_t: Tensor, step: int) -> Tensor:
+        t = torch.full((len(x_t),), step)
+        return guide(model.denoise(x_t, t, conditioning), model.denoise(x_t, t, null), 2.2 - 1)
+
+    trajectory = list(solve(denoise, golden["x_t"][:, None], DIFFUSION, SAMPLING))
+    assert len(trajectory) == 10
+    for i, x in enumerate(trajectory):
         require_close(x, golden["ddim_trajectory"][:, i])
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scadm.diffusion.schedule import Schedule
+from scadm.models.scadm import to_one_hot
 from scadm.training.objective import Draws, TrainingModule, draw
 
 SHAPE = (3, 4, 4)
@@ -66,6 +67,44 @@ def test_a_new_model_s_loss_is_the_noise_s_power() -> None:
     module = TrainingModule(tiny.SCADM(tiny.MODEL, 3), tiny.DIFFUSION)
     drawn = draws(3)
     torch.testing.assert_close(module(x_0, image, labels, drawn), drawn.noise.square().mean(dim=(1, 2, 3)))
+
+
+class OffTarget(Perfect):
+    """Its x_0 is wrong by `error`; predicts what the schedule says."""
+
+    def __init__(self, x_0: Tensor, error: Tensor, prediction: str) -> None:
+        super().__init__(x_0 + error)
+        self.prediction = prediction
+
+    def denoise(self, x_t: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
+        eps, kept = super().denoise(x_t, t, conditioning), self.alpha_bar[t][:, None, None, None]
+        return eps if self.prediction == "epsilon" else kept.sqrt() * eps - (1 - kept).sqrt() * self.x_0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_min_snr_weighs_the_error_of_the_latent_whatever_is_predicted(prediction: str) -> None:
+    """min(SNR, gamma) ||x_0 error||^2."""
+    gamma = 5.0
+    config = tiny.DIFFUSION.model_copy(update={"prediction": prediction, "min_snr_gamma": gamma})
+    x_0, image, labels = faces(4)
+    error = 0.1 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
+    drawn = draws(4)._replace(t=torch.tensor([0, 10, 50, 99]))
+    kept = Schedule(config).alpha_bar[drawn.t]
+    expected = (kept / (1 - kept)).clamp(max=gamma) * error.square().mean(dim=(1, 2, 3))
+    assert (kept / (1 - kept) > gamma).tolist() == [True, True, False, False], "both sides of gamma"
+    loss = TrainingModule(OffTarget(x_0, error, prediction), config)(x_0, image, labels, drawn)  # type: ignore[arg-type]
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_without_gamma_the_loss_is_the_mean_square(prediction: str) -> None:
+    config = tiny.DIFFUSION.model_copy(update={"prediction": prediction})
+    x_0, image, labels = faces(3)
+    drawn, model, schedule = draws(3), tiny.model(), Schedule(config)
+    conditioning = model.condition(model.encode_style(image, to_one_hot(labels)), to_one_hot(labels))
+    predicted = model.denoise(schedule.add_noise(x_0, drawn.noise, drawn.t), drawn.t, conditioning)
+    expected = (predicted - schedule.target(x_0, drawn.noise, drawn.t)).square().mean(dim=(1, 2, 3))
+    assert torch.equal(TrainingModule(model, config)(x_0, image, labels, drawn), expected)
 
 
 def test_conditions_are_dropped_where_they_were_drawn() -> None:

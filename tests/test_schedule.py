@@ -54,3 +54,22 @@ def test_v_and_x_t_determine_the_latent_and_the_noise() -> None:
     kept = schedule.alpha_bar[t][:, None, None, None]
     torch.testing.assert_close(kept.sqrt() * x_t - (1 - kept).sqrt() * v, x_0)
     torch.testing.assert_close((1 - kept).sqrt() * x_t + kept.sqrt() * v, noise)
+
+
+def weights(prediction: str, gamma: float | None, t: list[int]) -> torch.Tensor:
+    config = PUBLISHED.model_copy(update={"prediction": prediction, "min_snr_gamma": gamma})
+    return Schedule(config).loss_weight(torch.tensor(t))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "expected"),
+    [("epsilon", [5 / 665.6667, 1.0]), ("v", [5 / 666.6667, 0.00014230 / 1.0])],
+)
+def test_min_snr_weights_are_those_of_hang_et_al(prediction: str, expected: list[float]) -> None:
+    """At t = 0, SNR = 0.9985 / 0.0015 = 665.67, above gamma; at t = 999, SNR / (SNR + 1) = alpha_bar = 0.0001423."""
+    assert weights(prediction, 5.0, [0, 999]).tolist() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_without_gamma_every_timestep_weighs_one(prediction: str) -> None:
+    assert torch.equal(weights(prediction, None, [0, 1, 500, 999]), torch.ones(4))

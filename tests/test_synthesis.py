@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from toy_faces import ToyFaces
 
 from scadm import faces
 from scadm.checkpoint import Store, write_checkpoint
-from scadm.config import SamplingConfig
 from scadm.first_stage import LatentScale, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
+from scadm.models.scadm import to_one_hot
 from scadm.synthesis import Synthesiser, load_synthesiser, part_ids
 
 Pixels = NDArray[np.uint8]
@@ -189,11 +190,66 @@ def test_seeds_choose_the_face(synthesiser: Synthesiser) -> None:
 
 def test_guidance_matters_and_can_be_left_out(synthesiser: Synthesiser) -> None:
     def at(scale: float) -> Pixels:
-        config = SamplingConfig(steps=4, eta=0.0, guidance_scale=scale)
+        config = tiny.SAMPLING.model_copy(update={"guidance_scale": scale})
         return replace(synthesiser, sampling=config).reconstruct(IMAGES, LABELS, SEEDS)
 
     assert np.abs(at(0.0).astype(int) - at(1e-7)).max() <= 1, "without it, one forward pass gives the same"
     assert np.abs(at(0.0).astype(int) - at(3.0)).max() > 5
+
+
+def rows_denoised(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch, **sampling: Any
+) -> tuple[Pixels, list[int]]:
+    """Reconstructions, and how many rows the network was given at each step."""
+    rows: list[int] = []
+    denoise = synthesiser.model.denoise
+
+    def spy(x_t: torch.Tensor, t: torch.Tensor, conditioning: Any) -> torch.Tensor:
+        rows.append(len(x_t))
+        return denoise(x_t, t, conditioning)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(synthesiser.model, "denoise", spy)
+        changed = replace(synthesiser, sampling=tiny.SAMPLING.model_copy(update=sampling))
+        return changed.reconstruct(IMAGES, LABELS, SEEDS), rows
+
+
+def test_outside_the_interval_the_null_is_not_computed(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tiny's timesteps are 76, 51, 26 and 1 of 100."""
+    everywhere, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0)
+    assert rows == [6, 6, 6, 6]
+    nowhere, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=0.0)
+    assert rows == [3, 3, 3, 3]
+    between, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0, guidance_interval=(0.2, 0.6))
+    assert rows == [3, 6, 6, 3]
+    for other in (everywhere, nowhere):
+        assert np.abs(between.astype(int) - other).max() > 5
+    missed, rows = rows_denoised(synthesiser, monkeypatch, guidance_scale=3.0, guidance_interval=(0.8, 1.0))
+    assert rows == [3, 3, 3, 3]
+    np.testing.assert_array_equal(missed, nowhere)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 8])
+def test_an_image_does_not_depend_on_its_chunk(
+    synthesiser: Synthesiser, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    latents: list[torch.Tensor] = []
+    sample = Synthesiser.latents
+
+    def spy(self: Synthesiser, style: torch.Tensor, mask: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+        latents.append(sample(self, style, mask, seeds))
+        return latents[-1]
+
+    style = synthesiser.encode_style(IMAGES, LABELS)
+    expected = sample(synthesiser, style, to_one_hot(torch.from_numpy(LABELS)), SEEDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(Synthesiser, "latents", spy)
+        images = synthesiser.synthesise(style, LABELS, SEEDS, chunk=chunk)
+    assert [len(part) for part in latents] == {1: [1, 1, 1], 2: [2, 1], 8: [3]}[chunk]
+    torch.testing.assert_close(torch.cat(latents), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(images.astype(int) - synthesiser.synthesise(style, LABELS, SEEDS)).max() <= 1
 
 
 def test_what_does_not_fit_is_refused(synthesiser: Synthesiser) -> None:

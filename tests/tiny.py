@@ -55,8 +55,11 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=True,
     no_reference=0.5,
     guidance_null=0.1,
+    min_snr_gamma=None,
 )
-SAMPLING = SamplingConfig(steps=4, eta=0.0, guidance_scale=0.5)
+SAMPLING = SamplingConfig(
+    solver="ddim", spacing="published", steps=4, eta=0.0, guidance_scale=0.5, guidance_interval=(0.0, 1.0)
+)
 AUTOENCODER = AutoencoderConfig(channels=8, multipliers=(1, 2), res_blocks=1, groups=4, codes=16, latent_channels=3)
 TRAINING = TrainingConfig(
     steps=8,

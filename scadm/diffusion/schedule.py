@@ -15,6 +15,7 @@ class Schedule(nn.Module):
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
         self.prediction = config.prediction
+        self.min_snr_gamma = config.min_snr_gamma
         beta = torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64) ** 2
         self.register_buffer("alpha_bar", torch.cumprod(1 - beta, dim=0).float(), persistent=False)
 
@@ -32,3 +33,16 @@ class Schedule(nn.Module):
             return noise
         alpha_bar = rearrange(self.alpha_bar[t], "b -> b 1 1 1")
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
+
+    def loss_weight(self, t: Tensor) -> Tensor:
+        """Weight (B,) of the squared error of what the network predicts at t (B,); ones without min_snr_gamma.
+
+        With it, the weighted error is min(SNR, gamma) ||x_0 error||^2 for either prediction, because an error of x_0 is
+        SNR times as much, squared, in the noise, and SNR + 1 times in v.
+        """
+        alpha_bar = self.alpha_bar[t]
+        if self.min_snr_gamma is None:
+            return torch.ones_like(alpha_bar)
+        snr = alpha_bar / (1 - alpha_bar)
+        # Hang et al. 2023, Efficient Diffusion Training via Min-SNR Weighting Strategy.
+        return snr.clamp(max=self.min_snr_gamma) / (snr if self.prediction == "epsilon" else snr + 1)

@@ -1,6 +1,7 @@
-"""What is minimised: E || target - eps_theta(x_t, t, style, mask) ||^2, with both conditions dropped at times.
+"""What is minimised: E w_t || target - eps_theta(x_t, t, style, mask) ||^2, with both conditions dropped at times.
 
-The target is the noise eps, as in the paper, or v (`Schedule.target`).
+The target is the noise eps, as in the paper, or v (`Schedule.target`). The weight w_t is 1, as in the paper, or
+min-SNR's (`Schedule.loss_weight`).
 """
 
 from typing import NamedTuple
@@ -55,7 +56,7 @@ class TrainingModule(nn.Module):
         x_t = self.schedule.add_noise(x_0, draws.noise, draws.t)
         prediction = self.model.denoise(x_t, draws.t, conditioning)
         target = self.schedule.target(x_0, draws.noise, draws.t)
-        return (prediction.float() - target).square().mean(dim=(1, 2, 3))
+        return self.schedule.loss_weight(draws.t) * (prediction.float() - target).square().mean(dim=(1, 2, 3))
 
 
 def device_batch(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
