@@ -2,9 +2,9 @@
 
 import json
 
-from scadm import checkpoint, lineage, tracking
+from scadm import checkpoint, initial, lineage, tracking
 from scadm.cluster.train import run_training
-from scadm.manifest import Manifest, require_same
+from scadm.manifest import Manifest, digest, require_same
 from scadm.stage import Stage, run
 from scadm.training import curves
 from scadm.training.estimate import describe, estimate
@@ -12,13 +12,19 @@ from scadm.training.job import TrainJob
 
 
 def main(stage: Stage) -> None:
-    params, key = stage.params, stage.run_key
+    params, key, first = stage.params, stage.run_key, None
+    if params.training.init_from is not None:
+        uri = tracking.tracking_uri(params.tracking, stage.home)
+        first = initial.find(
+            params.training.init_from, tracking_uri=uri, storage_root=stage.storage_root, home=stage.home
+        )
+        key = digest({"stage": key, "initial": checkpoint.digest_of(checkpoint.Store(first))})[:16]
     shards, autoencoder = stage.path("data/shards"), stage.path("models/autoencoder")
     data = Manifest.read(shards)
     own = Manifest.read(autoencoder).autoencoder
     require_same("the autoencoder of data/shards", data.autoencoder, own, "Run `dvc repro latents`.")
     place = checkpoint.Store(f"{stage.storage_root}/runs/{key}")
-    job = TrainJob.of(params, data, run=place.root, shards=str(shards), autoencoder=str(autoencoder))
+    job = TrainJob.of(params, data, run=place.root, shards=str(shards), autoencoder=str(autoencoder), initial=first)
     cost = estimate(params.model, job.latent_channels, job.resolution, params.training)
     stage.say(f"run key {key}, {len(data.splits['train'])} faces")
     stage.say(describe(cost, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))

@@ -15,6 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Precision = Literal["fp32", "bf16", "auto"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
@@ -172,7 +173,8 @@ class DiffusionConfig(Config):
 
 
 class TrainingConfig(Config):
-    steps: PositiveInt
+    init_from: str | None
+    steps: Count
     batch_size: PositiveInt
     micro_batch: PositiveInt
     learning_rate: Positive
@@ -180,7 +182,16 @@ class TrainingConfig(Config):
     weight_decay: NonNegative
     clip_norm: Positive
     ema_decay: Fraction
-    precision: Literal["fp32", "bf16", "auto"]
+    precision: Precision
+
+    @model_validator(mode="after")
+    def _makes_something(self) -> "TrainingConfig":
+        if self.steps == 0 and self.init_from is None:
+            raise ValueError(
+                "steps is 0, expected at least 1: without training.init_from there are only random weights. With it, "
+                "0 steps take those weights as they are."
+            )
+        return self
 
 
 class MonitoringConfig(Config):
@@ -201,6 +212,7 @@ class SamplingConfig(Config):
     eta: NonNegative
     guidance_scale: NonNegative
     guidance_interval: tuple[Fraction, Fraction]
+    precision: Precision
 
     @model_validator(mode="after")
     def _interval_holds_something(self) -> "SamplingConfig":
@@ -252,6 +264,8 @@ class ClusterConfig(Config):
     use_gpu: bool
     data_workers: PositiveInt
     loader_threads: PositiveInt
+    gradient_checkpointing: bool
+    compile: bool
     object_store_mb: Annotated[int, Field(ge=80)]
     max_failures: Count
 
@@ -350,3 +364,14 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds {type(tree).__name__}, expected sections of parameters.")
     return validate(tree, str(path))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as `section.key` -> text."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = str(value)
+    return flat

@@ -43,7 +43,12 @@ class VQF4(nn.Module):
 
     @classmethod
     def open(cls, folder: Path) -> "VQF4":
-        """From a folder in diffusers' own form."""
+        """From a folder in diffusers' own form; ValueError where it is none."""
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"autoencoder.weights is {str(folder)!r}, expected a folder with a diffusers VQModel "
+                "(config.json and diffusion_pytorch_model.safetensors). Put the pretrained VQ-f4 there."
+            )
         from diffusers.models.autoencoders.vq_model import VQModel
 
         return cls(VQModel.from_pretrained(str(folder), local_files_only=True))
@@ -75,14 +80,9 @@ def save_small(folder: Path, model: VQAutoencoder) -> str:
     return save_module(folder, model, {"kind": "small", **model.config.model_dump(mode="json")})
 
 
-def import_vq_f4(folder: Path, weights: Path) -> str:
-    """Copy a pretrained VQModel (diffusers' form) into `folder` after loading it; returns its fingerprint."""
-    if not (weights / "config.json").is_file():
-        raise ValueError(
-            f"autoencoder.weights is {str(weights)!r}, expected a folder with a diffusers VQModel "
-            "(config.json and diffusion_pytorch_model.safetensors). Put the pretrained VQ-f4 there."
-        )
-    model = VQF4.open(weights)
+def import_vq_f4(folder: Path, pretrained: VQF4 | Path) -> str:
+    """Copy a pretrained VQ-f4 (loaded, or a folder in diffusers' form) into `folder`; returns its fingerprint."""
+    model = pretrained if isinstance(pretrained, VQF4) else VQF4.open(pretrained)
     model.model.save_pretrained(folder / "vq-f4", safe_serialization=True)
     return save_module(folder, nn.Module(), {"kind": "vq-f4", "weights": fingerprint({}, model.state_dict())})
 

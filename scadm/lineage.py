@@ -3,7 +3,6 @@
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 from scadm.manifest import sha256
 
@@ -26,14 +25,3 @@ def tags(workspace: Path, data_digest: str) -> dict[str, str]:
     if experiment := os.environ.get("DVC_EXP_NAME"):
         found["scadm.dvc_experiment"] = experiment
     return found
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as `section.key` -> text."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = str(value)
-    return flat

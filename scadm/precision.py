@@ -6,12 +6,13 @@ stay in float32.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-Precision = Literal["fp32", "bf16", "auto"]
+from scadm.config import Precision
+
 Autocast = Callable[[], AbstractContextManager[Any]]
 
 

@@ -8,10 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import mlflow.artifacts
 import mlflow.pyfunc
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
 
@@ -56,6 +57,18 @@ class Version:
     @property
     def uri(self) -> str:
         return f"models:/{self.name}/{self.number}"
+
+
+def fetch_weights(uri: str, model_uri: str, folder: Path) -> Path:
+    """Download the weights' checkpoint of a registered version (models:/NAME/VERSION or @ALIAS); where it lies."""
+    client = MlflowClient(uri, registry_uri=uri)
+    name, _, alias = model_uri.removeprefix("models:/").partition("@")
+    if alias:
+        name = f"{name}/{client.get_model_version_by_alias(name, alias).version}"
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    local = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}", dst_path=str(folder)))
+    return local / Model.load(str(local)).flavors["python_function"]["artifacts"]["weights"]["path"]
 
 
 class Registry:

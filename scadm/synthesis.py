@@ -4,10 +4,12 @@ Images are uint8 RGB (B, H, W, 3), label maps uint8 (B, H, W), and every image h
 depend on the batch that it is made in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +26,15 @@ from scadm.manifest import require_same
 from scadm.models.scadm import SCADM, to_one_hot
 from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
+from scadm.precision import cast_layers, mixed_precision, uses_bf16
 from scadm.weights import load_state
+
+GuidanceNull = Literal["encoded", "zero"]
+"""The condition that Eq. 4 subtracts.
+
+encoded: a zero image and a zero mask through the style encoder and SPADE, as training shows them. zero: zero codes and
+a zero mask, which only the published checkpoint is sampled with.
+"""
 
 CHUNK = 8
 """Images that are sampled together. What the U-Net keeps of the masks is 120 MiB an image for the published model."""
@@ -49,20 +59,26 @@ class Synthesiser:
     sampling: SamplingConfig
     resolution: int
     device: torch.device
+    guidance_null: GuidanceNull = "encoded"
 
-    @torch.inference_mode()
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        with torch.inference_mode(), mixed_precision(self.sampling.precision, self.device)():
+            yield
+
     def encode_style(self, images: Images, labels: Labels) -> Tensor:
         """Style codes (B, K, S) of faces. The code of a part that a face lacks says nothing: see `dress`."""
-        return self.model.encode_style(to_signed(images).to(self.device), self._one_hot(labels))
+        return self._encode(to_signed(images).to(self.device), self._one_hot(labels))
 
-    @torch.inference_mode()
     def no_reference(self, labels: Labels) -> Tensor:
         """Style codes (B, K, S) of masks alone: a zero image with the true mask, as half of the training saw it."""
         one_hot = self._one_hot(labels)
-        zero = torch.zeros(len(labels), 3, *one_hot.shape[2:], device=self.device)
-        return self.model.encode_style(zero, one_hot)
+        return self._encode(torch.zeros(len(labels), 3, *one_hot.shape[2:], device=self.device), one_hot)
 
-    @torch.inference_mode()
+    def _encode(self, image: Tensor, one_hot: Tensor) -> Tensor:
+        with self._inference():
+            return self.model.encode_style(image, one_hot).float()
+
     def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int], chunk: int = CHUNK) -> Images:
         """Images of the given masks with the given style codes (B, K, S), `chunk` of them at a time."""
         if not len(style) == len(labels) == len(seeds):
@@ -74,7 +90,6 @@ class Synthesiser:
         images = [self.decode(self.scale.to_stored(self.latents(style[c], mask[c], seeds[c]))) for c in chunks]
         return np.concatenate(images)
 
-    @torch.inference_mode()
     def latents(self, style: Tensor, mask: Tensor, seeds: Sequence[int]) -> Tensor:
         """Latents (B, C, h, w) as the model sees them, of style codes (B, K, S) and one-hot masks (B, K, H, W)."""
         s, interval, T = self.sampling.guidance_scale, self.sampling.guidance_interval, self.diffusion.timesteps
@@ -83,10 +98,11 @@ class Synthesiser:
         def conditioning(guided: bool) -> Conditioning:
             if not guided:
                 return self.model.condition(style, mask)
-            # The guidance null in the same batch: a zero image and a zero mask.
-            nothing = torch.zeros_like(mask)
-            zero = torch.zeros(1, 3, *mask.shape[2:], device=self.device)
-            null_style = self.model.encode_style(zero, nothing[:1]).expand_as(style)
+            # The guidance null in the same batch.
+            nothing, null_style = torch.zeros_like(mask), torch.zeros_like(style)
+            if self.guidance_null == "encoded":
+                zero = torch.zeros(1, 3, *mask.shape[2:], device=self.device)
+                null_style = self._encode(zero, nothing[:1]).expand_as(style)
             return self.model.condition(torch.cat([style, null_style]), torch.cat([mask, nothing]))
 
         def denoise(x_t: Tensor, t: int) -> Tensor:
@@ -99,16 +115,17 @@ class Synthesiser:
             return guide(eps, eps_null, s)
 
         shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)
-        return sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
+        with self._inference():
+            return sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
 
-    @torch.inference_mode()
     def decode(self, stored: Tensor) -> Images:
         """Images of stored latents (B, C, h, w)."""
-        return to_stored(self.first_stage.decode(stored.to(self.device)))
+        with self._inference():
+            return to_stored(self.first_stage.decode(stored.to(self.device)).float())
 
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back: the ceiling of what any model on its latents can reach."""
-        with torch.inference_mode():
+        with self._inference():
             return self.decode(self.first_stage.encode(to_signed(images).to(self.device)))
 
     def reconstruct(self, images: Images, labels: Labels, seeds: Sequence[int]) -> Images:
@@ -206,12 +223,17 @@ def load_synthesiser(weights: str, autoencoder: Path, sampling: SamplingConfig, 
     )
     model = SCADM(ModelConfig.model_validate(config["model"]), config["latent_channels"])
     load_state(model, tensors["weights"], weights)
+    # In channels-last memory, rows of pixels are tokens as they are, and convolutions need no reordering.
+    model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if uses_bf16(sampling.precision, device):
+        cast_layers(model, torch.bfloat16)
     return Synthesiser(
-        model=model.eval().requires_grad_(False).to(device),
+        model=model,
         first_stage=first_stage.model,
         scale=LatentScale(tuple(config["latent_mean"]), tuple(config["latent_std"])),
         diffusion=DiffusionConfig.model_validate(config["diffusion"]),
         sampling=sampling,
         resolution=config["resolution"],
         device=device,
+        guidance_null=config["guidance_null"],
     )

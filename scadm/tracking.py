@@ -21,8 +21,7 @@ from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
 from scadm.checkpoint import Store, digest_of, is_complete
-from scadm.config import TrackingConfig
-from scadm.lineage import flatten
+from scadm.config import TrackingConfig, flatten
 from scadm.manifest import require_same
 
 RUN_KEY = "scadm.run_key"
@@ -53,7 +52,7 @@ def open_run(
     name: str,
     params: dict[str, Any],
     tags: dict[str, str],
-    dataset: tuple[str, str, str],
+    dataset: tuple[str, str, str] | None,
 ) -> Tracked:
     """The one MLflow run of a run key: found where it exists, made otherwise.
 
@@ -74,14 +73,18 @@ def open_run(
         rows = [Param(key, value) for key, value in flatten(params).items()]
         for i in range(0, len(rows), _PARAMS_PER_CALL):
             client.log_batch(run.info.run_id, params=rows[i : i + _PARAMS_PER_CALL])
-        data_name, source, digest = dataset
-        with warnings.catch_warnings():  # MLflow knows its own kind of folder under two names, and says so
-            warnings.filterwarnings("ignore", message=".*interpreted in multiple ways.*")
-            resolved = resolve_dataset_source(source)
-        entity = MetaDataset(resolved, name=data_name, digest=digest[:36])._to_mlflow_entity()
-        client.log_inputs(run.info.run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        if dataset is not None:
+            _log_dataset(client, run.info.run_id, *dataset)
     client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
     return Tracked(uri, run.info.run_id)
+
+
+def _log_dataset(client: MlflowClient, run_id: str, data_name: str, source: str, digest: str) -> None:
+    with warnings.catch_warnings():  # MLflow knows its own kind of folder under two names, and says so
+        warnings.filterwarnings("ignore", message=".*interpreted in multiple ways.*")
+        resolved = resolve_dataset_source(source)
+    entity = MetaDataset(resolved, name=data_name, digest=digest[:36])._to_mlflow_entity()
+    client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
 
 
 def find_run(client: MlflowClient, experiment_id: str, run_key: str) -> Run | None:

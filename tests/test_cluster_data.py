@@ -23,6 +23,8 @@ CLUSTER = ClusterConfig(
     use_gpu=False,
     data_workers=3,
     loader_threads=1,
+    gradient_checkpointing=False,
+    compile=False,
     object_store_mb=80,
     max_failures=0,
 )

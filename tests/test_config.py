@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from scadm import profiles
-from scadm.config import Params, load_params, validate
+from scadm.config import Params, flatten, load_params, validate
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "base.yaml").read_text())
@@ -48,7 +48,8 @@ def test_the_paper_s_configuration() -> None:
         ({"training__speed": 3}, "unknown key training.speed = 3"),
         ({"optimiser": {"name": "adam"}}, "unknown key optimiser = "),
         ({"training__steps": "many"}, "training.steps = 'many': Input should be a valid integer"),
-        ({"training__steps": 0}, "training.steps = 0: Input should be greater than or equal to 1"),
+        ({"training__steps": -1}, "training.steps = -1: Input should be greater than or equal to 0"),
+        ({"training__steps": 0}, "steps is 0, expected at least 1: without training.init_from"),
         ({"training__precision": "fp64"}, "training.precision = 'fp64': Input should be 'fp32', 'bf16' or 'auto'"),
         ({"project__data_name": "My Faces"}, "project.data_name = 'My Faces'"),
         ({"project__resolution": 60}, "project.resolution = 60: Input should be a multiple of 8"),
@@ -107,3 +108,9 @@ def test_load_params(tmp_path: Path) -> None:
         load_params(path)
     path.write_text(yaml.safe_dump(BASE))
     assert load_params(path) == validate(BASE, "x")
+
+
+def test_parameters_are_named_by_their_sections() -> None:
+    tree = {"training": {"steps": 40, "betas": [0.9, 0.99]}, "seed": 0}
+    assert flatten(tree) == {"training.steps": "40", "training.betas": "[0.9, 0.99]", "seed": "0"}
+    assert flatten({}) == {}

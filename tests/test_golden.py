@@ -28,7 +28,13 @@ DIFFUSION = DiffusionConfig(
     min_snr_gamma=None,
 )
 SAMPLING = SamplingConfig(
-    solver="ddim", spacing="published", steps=10, eta=0.0, guidance_scale=1.2, guidance_interval=(0.0, 1.0)
+    solver="ddim",
+    spacing="published",
+    steps=10,
+    eta=0.0,
+    guidance_scale=1.2,
+    guidance_interval=(0.0, 1.0),
+    precision="fp32",
 )
 
 

@@ -46,9 +46,3 @@ def test_submission_and_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = lineage.tags(tmp_path, "d1")
     assert found["scadm.ray_submission"] == "raysubmit_1"
     assert found["scadm.dvc_experiment"] == "warm-otter"
-
-
-def test_parameters_are_named_by_their_sections() -> None:
-    tree = {"training": {"steps": 40, "betas": [0.9, 0.99]}, "seed": 0}
-    assert lineage.flatten(tree) == {"training.steps": "40", "training.betas": "[0.9, 0.99]", "seed": "0"}
-    assert lineage.flatten({}) == {}

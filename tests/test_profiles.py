@@ -65,9 +65,9 @@ def test_an_invalid_profile_leaves_the_parameters_alone(tmp_path: Path) -> None:
     conf = tmp_path / "conf"
     conf.mkdir()
     (conf / "base.yaml").write_text((CONF / "base.yaml").read_text())
-    (conf / "odd.yaml").write_text("training: {steps: 0, speed: 3}\n")
+    (conf / "odd.yaml").write_text("training: {steps: -1, speed: 3}\n")
     params = tmp_path / "params.yaml"
     params.write_text("old")
-    with pytest.raises(ValueError, match=r"(?s)profile odd is not valid.*training.steps = 0"):
+    with pytest.raises(ValueError, match=r"(?s)profile odd is not valid.*training.steps = -1"):
         profiles.write("odd", conf, params)
     assert params.read_text() == "old"

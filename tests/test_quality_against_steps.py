@@ -69,6 +69,7 @@ def test_the_program_writes_its_table(
         "latent_std": [0.5, 0.6, 0.4],
         "resolution": tiny.SIDE,
         "autoencoder": tiny.write_autoencoder(tmp_path / "autoencoder"),
+        "guidance_null": "encoded",
         "step": 1,
     }
     write_checkpoint(Store(str(tmp_path / "final")), {"weights": dict(tiny.model().state_dict())}, config)

@@ -282,6 +282,7 @@ def final(tmp_path: Path) -> tuple[str, Path]:
         "latent_std": [0.5, 0.6, 0.4],
         "resolution": SIDE,
         "autoencoder": mark,
+        "guidance_null": "encoded",
         "step": 1,
     }
     write_checkpoint(Store(str(tmp_path / "final")), {"weights": dict(tiny.model().state_dict())}, config)

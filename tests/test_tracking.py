@@ -10,8 +10,7 @@ from mlflow.tracking import MlflowClient
 
 from scadm import tracking
 from scadm.checkpoint import Store
-from scadm.config import TrackingConfig
-from scadm.lineage import flatten
+from scadm.config import TrackingConfig, flatten
 from scadm.tracking import RUN_KEY, RunLogger, Tracked, open_run, tracking_uri
 
 SQLITE = TrackingConfig(uri="sqlite", experiment="sca-dm")

@@ -58,10 +58,17 @@ DIFFUSION = DiffusionConfig(
     min_snr_gamma=None,
 )
 SAMPLING = SamplingConfig(
-    solver="ddim", spacing="published", steps=4, eta=0.0, guidance_scale=0.5, guidance_interval=(0.0, 1.0)
+    solver="ddim",
+    spacing="published",
+    steps=4,
+    eta=0.0,
+    guidance_scale=0.5,
+    guidance_interval=(0.0, 1.0),
+    precision="fp32",
 )
 AUTOENCODER = AutoencoderConfig(channels=8, multipliers=(1, 2), res_blocks=1, groups=4, codes=16, latent_channels=3)
 TRAINING = TrainingConfig(
+    init_from=None,
     steps=8,
     batch_size=4,
     micro_batch=2,
@@ -152,6 +159,10 @@ def training_job(folder: Path, **changes: Any) -> TrainJob:
         monitoring=MONITORING,
         sampling=SAMPLING,
         loader_threads=1,
+        gradient_checkpointing=False,
+        compile=False,
+        initial=None,
+        guidance_null="encoded",
     )
     return replace(job, **changes)
 

@@ -40,6 +40,36 @@ def estimate() -> None:
     print(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
 
 
+@app.command(epilog="Example: scadm import-checkpoint sca-dm.ckpt")
+def import_checkpoint(
+    file: Annotated[Path, typer.Argument(help="The published checkpoint, .ckpt or .safetensors.", metavar="FILE")],
+    resolution: Annotated[int, typer.Option(help="Side of the images that it was trained on.")] = 256,
+    first_stage: Annotated[
+        Path | None, typer.Option(help="Folder of a diffusers VQModel, if FILE does not hold the first stage.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="The registered model whose version it becomes.")] = "sca-dm-published",
+) -> None:
+    """Take in a published SCA-DM checkpoint: register it, and say how to evaluate or fine-tune it."""
+    from scadm.checkpoint import Store, read_checkpoint
+    from scadm.imports import import_checkpoint as take_in
+    from scadm.stage import Stage
+    from scadm.training.start import flags, settings
+
+    stage = Stage("train")
+    found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
+    _, config = read_checkpoint(Store(found.weights), [])
+    changes = [
+        *(f"project.resolution={resolution}" for _ in range(stage.params.project.resolution != resolution)),
+        "autoencoder.kind=vq-f4",
+        f"autoencoder.weights={found.autoencoder / 'vq-f4'}",
+        *settings(config, stage.params),
+        f"training.init_from=imports/{found.key}",
+    ]
+    print(f"{found.version.uri} is {file.name}; its weights are in {found.weights}.")
+    print(f"Evaluate it on this project's data:\n\n  dvc exp run {flags([*changes, 'training.steps=0'])}\n")
+    print("Fine-tune it: the same with the steps that you want.")
+
+
 @app.command(epilog="Example, in CI: dvc repro && scadm register --strict")
 def register(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 if the gate rejects the model.")] = False,

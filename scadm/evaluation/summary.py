@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from scadm.config import Params
+from scadm.config import Params, flatten
 from scadm.evaluation.baselines import MeanColours
 from scadm.evaluation.metrics import ScoreSheet, share
 from scadm.evaluation.report import Curve, Figure, ReportData
-from scadm.lineage import flatten
 from scadm.manifest import Manifest
 
 

@@ -20,6 +20,6 @@ def write(run: Store, stage: Stage) -> None:
     table = read(run)
     for name, prefix in (("training", "train/"), ("validation", "validation/")):
         columns = [column for column in table.columns if column.startswith(prefix)]
-        part = table[["step", *columns]].dropna()
+        part = table[["step", *columns]].dropna() if columns else pd.DataFrame({"step": [], f"{prefix}loss": []})
         part.columns = [column.removeprefix(prefix) for column in part.columns]
         stage.write(f"reports/{name}.csv", part.to_csv(index=False))

@@ -8,6 +8,8 @@ import torch
 from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, Params, SamplingConfig, TrainingConfig
 from scadm.first_stage import LatentScale
 from scadm.manifest import Manifest, require_same
+from scadm.synthesis import GuidanceNull
+from scadm.training.start import read_start
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,34 @@ class TrainJob:
     monitoring: MonitoringConfig
     sampling: SamplingConfig
     loader_threads: int
+    gradient_checkpointing: bool
+    compile: bool
+    initial: str | None
+    """Path or URI of the checkpoint whose weights it starts from."""
+    guidance_null: GuidanceNull
 
     @classmethod
-    def of(cls, params: Params, data: Manifest, *, run: str, shards: str, autoencoder: str) -> "TrainJob":
-        """The training that `params` describe on the shards whose manifest is `data`.
+    def of(
+        cls, params: Params, data: Manifest, *, run: str, shards: str, autoencoder: str, initial: str | None
+    ) -> "TrainJob":
+        """The training that `params` describe on the shards whose manifest is `data`, from the checkpoint `initial`.
 
-        Raises ValueError if the shards are of another resolution, or hold no latents' statistics.
+        Raises ValueError if the shards are of another resolution or hold no latents' statistics, or if the checkpoint
+        is of another architecture, diffusion or autoencoder.
         """
         require_same("the resolution of data/shards", data.resolution, params.project.resolution, "Run `dvc repro`.")
         if data.latent_mean is None or data.latent_std is None or data.autoencoder is None:
             raise ValueError(f"{shards} has no latent statistics in its manifest. Run `dvc repro --force latents`.")
         channels = len(data.latent_mean)
-        scaled = LatentScale(data.latent_mean, data.latent_std)
+        scale = LatentScale(data.latent_mean, data.latent_std)
+        if not params.diffusion.normalise_latents:
+            scale = LatentScale.identity(channels)
+        null: GuidanceNull = "encoded"
+        if initial is not None:
+            start = read_start(initial, params, data.autoencoder)
+            scale = start.scale  # the latents as these weights have learnt to see them
+            if params.training.steps == 0:
+                null = start.guidance_null
         return cls(
             run=run,
             shards=shards,
@@ -49,7 +67,7 @@ class TrainJob:
             autoencoder_fingerprint=data.autoencoder,
             resolution=params.project.resolution,
             latent_channels=channels,
-            scale=scaled if params.diffusion.normalise_latents else LatentScale.identity(channels),
+            scale=scale,
             seed=params.project.seed,
             model=params.model,
             diffusion=params.diffusion,
@@ -57,6 +75,10 @@ class TrainJob:
             monitoring=params.monitoring,
             sampling=params.sampling,
             loader_threads=params.cluster.loader_threads,
+            gradient_checkpointing=params.cluster.gradient_checkpointing,
+            compile=params.cluster.compile,
+            initial=initial,
+            guidance_null=null,
         )
 
     def checkpoint_config(self, step: int) -> dict[str, Any]:
@@ -69,6 +91,7 @@ class TrainJob:
             "latent_std": list(self.scale.std),
             "resolution": self.resolution,
             "autoencoder": self.autoencoder_fingerprint,
+            "guidance_null": self.guidance_null,
             "step": step,
         }
 

@@ -38,6 +38,7 @@ from scadm.training.parallel import agreed, worker_mean
 from scadm.training.samples import sample_grid
 from scadm.training.state import GROUPS, TrainState
 from scadm.training.validation import Validation
+from scadm.weights import load_state
 
 FINISHED = -1
 
@@ -79,7 +80,12 @@ def _writer(run: str) -> Iterator[None]:
 def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) -> None:
     config, device = job.training, worker.device
     torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
-    model = SCADM(job.model, job.latent_channels).to(device)
+    model = SCADM(job.model, job.latent_channels)
+    if job.initial is not None:
+        tensors, _ = read_checkpoint(Store(job.initial), ["weights"])
+        load_state(model, tensors["weights"], job.initial)
+    model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.unet.gradient_checkpointing = job.gradient_checkpointing
     module = TrainingModule(model, job.diffusion).to(device)
     trainable = [p for p in model.parameters() if p.requires_grad]
     state = TrainState(
@@ -96,6 +102,8 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
         state.restore(tensors, first, newest.root)
         if worker.leads:
             hooks.say(f"resuming from step {first} of {config.steps}, checkpoint {newest.root}")
+    if job.compile:
+        module.compile()
     ddp = DistributedDataParallel(module, broadcast_buffers=False) if worker.ranks > 1 else module
 
     reader = ShardReader(job.shards, "train")
@@ -116,6 +124,15 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
     def log(step: int, metrics: dict[str, float]) -> None:
         if journal is not None and (new := journal.add(step, metrics)):
             hooks.log(step, new)
+
+    def finish(step: int) -> None:
+        write_checkpoint(run / "final", {"weights": state.average}, job.checkpoint_config(step))
+
+    if config.steps == 0:  # the initial weights as they are
+        log(0, validation.losses(state.average, autocast))
+        if worker.leads:
+            finish(0)
+        hooks.report({"step": 0.0})
 
     losses: list[Tensor] = []
     since, since_step = time.perf_counter(), state.step
@@ -180,7 +197,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
             if worker.leads:
                 write_checkpoint(folder, state.tensors(), job.checkpoint_config(done))
                 if final:
-                    write_checkpoint(run / "final", {"weights": state.average}, job.checkpoint_config(done))
+                    finish(done)
                 prune(run, job.monitoring.keep_checkpoints)
                 assert journal is not None
                 journal.flush()

@@ -29,13 +29,15 @@ class TrainState:
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], step: int, where: str) -> None:
         load_state(self.model, tensors["model"], where)
-        device = next(self.model.parameters()).device
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for name, tensor in tensors["average"].items():
             self.average[name].copy_(tensor)
         tree = self.optimiser.state_dict()
         tree["state"] = {}
         for key, value in tensors["optimiser"].items():
             index, name = key.split(".", 1)
-            tree["state"].setdefault(int(index), {})[name] = value if name == "step" else value.to(device)
+            # The moments in the memory layout of their weights, as the optimiser itself makes them.
+            found = value if name == "step" else torch.empty_like(trained[int(index)]).copy_(value)
+            tree["state"].setdefault(int(index), {})[name] = found
         self.optimiser.load_state_dict(tree)
         self.step = step

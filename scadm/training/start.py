@@ -1,0 +1,50 @@
+"""The weights that a training starts from, and whether they fit it."""
+
+from typing import Any, NamedTuple
+
+from scadm.checkpoint import Store, read_checkpoint
+from scadm.config import Params, flatten
+from scadm.first_stage import LatentScale
+from scadm.manifest import require_same
+from scadm.synthesis import GuidanceNull
+
+_SAME = ("timesteps", "beta_start", "beta_end", "prediction")
+"""Of the diffusion: what the weights were trained for. Shares and loss weights may change."""
+
+
+class Start(NamedTuple):
+    scale: LatentScale
+    guidance_null: GuidanceNull
+
+
+def read_start(place: str, params: Params, autoencoder: str) -> Start:
+    """What a checkpoint says of itself. Raises ValueError unless it fits `params` and the shards' `autoencoder`."""
+    _, config = read_checkpoint(Store(place), [])
+    changes = settings(config, params)
+    if changes:
+        raise ValueError(
+            f"the weights in {place} are of another model than params.yaml describes; training.init_from expects the "
+            f"weights' own: {', '.join(changes)}. Set these, for example by `dvc exp run {flags(changes)}`."
+        )
+    require_same(
+        f"the autoencoder of the weights in {place}",
+        config["autoencoder"],
+        autoencoder,
+        "Its latents mean something else to another one: use the autoencoder that these weights were trained with.",
+    )
+    return Start(LatentScale(tuple(config["latent_mean"]), tuple(config["latent_std"])), config["guidance_null"])
+
+
+def settings(config: dict[str, Any], params: Params) -> list[str]:
+    """The parameters, as `section.key=value`, that a checkpoint's configuration has otherwise than `params`."""
+    own = params.model_dump(mode="json")
+    theirs = {f"model.{key}": value for key, value in flatten(config["model"]).items()}
+    theirs |= {f"diffusion.{key}": str(config["diffusion"][key]) for key in _SAME}
+    ours = flatten({"model": own["model"], "diffusion": own["diffusion"]})
+    # Dropout belongs to a training, not to weights.
+    return [f"{key}={value}" for key, value in theirs.items() if ours.get(key) != value and key != "model.unet.dropout"]
+
+
+def flags(changes: list[str]) -> str:
+    """The same as arguments of `dvc exp run`."""
+    return " ".join(f"-S '{change}'" for change in changes)
