@@ -139,3 +139,21 @@ def test_a_transformer_begins_as_the_identity(form: MaskAttention) -> None:
     changed = transformer(x, transformer.cross_attention.condition(STYLE, MASK))
     assert changed.shape == x.shape
     assert F.mse_loss(changed, x) > 0.01
+
+
+def test_hard_with_an_area_mask_is_a_convex_mix_of_values_at_borders() -> None:
+    """A cell that parts share takes the mean of their projected values, by area, whatever the features are."""
+    built = attention("hard")
+    labels = torch.randint(K, (2, 16, 16), generator=torch.Generator().manual_seed(4))
+    labels[:, :4, :4] = 7  # one cell of a single part
+    area = F.interpolate(to_one_hot(labels), (4, 4), mode="area")
+    with torch.no_grad():
+        values = built.to_out(built.to_v(STYLE))
+    found = attend("hard", mask=area)
+    shares = rearrange(area, "b k h w -> b (h w) k")
+    torch.testing.assert_close(shares.sum(dim=2), torch.ones(2, 16))
+    torch.testing.assert_close(found, shares @ values)
+    torch.testing.assert_close(found[:, 0], values[:, 7])
+    lowest, highest = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)
+    assert ((found >= lowest - 1e-5) & (found <= highest + 1e-5)).all()
+    assert torch.equal(found, attend("hard", mask=area, x=10 * X))

@@ -1,5 +1,7 @@
 """Style encoder and U-Net as one model: condition once, denoise many times."""
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -94,6 +96,28 @@ def test_shapes_that_do_not_fit_are_refused_with_both_values(faces: tuple[Tensor
         model.condition(style[..., :7], mask)
     with pytest.raises(ValueError, match=r"style has shape \(1, 19, 8\), expected \(2, 19, 8\)"):
         model.condition(style[:1], mask)
+    conditioning = model.condition(style, mask)
+    for x_t, t in ((X[..., :2, :2], T), (X[:1], T[:1]), (X[:, :2], T), (X, T[:1])):
+        expected = rf"x_t has shape {re.escape(str(tuple(x_t.shape)))} and t .*expected \(2, 3, 4, 4\) and \(2,\)"
+        with pytest.raises(ValueError, match=expected):
+            model.denoise(x_t, t, conditioning)
+
+
+@pytest.mark.parametrize(("value", "shown"), [(0.5, "0 to 1"), (2.0, "0 to 2"), (-1.0, "-1 to 1"), (math.nan, "nan")])
+def test_a_mask_that_is_not_multi_hot_is_refused(faces: tuple[Tensor, Tensor], value: float, shown: str) -> None:
+    model, (image, mask) = tiny.model(), faces
+    style = model.encode_style(image, mask)
+    mask[1, 4, 2, 3] = value
+    for call in (lambda: model.encode_style(image, mask), lambda: model.condition(style, mask)):
+        with pytest.raises(ValueError, match=rf"mask has values from .*{shown}.*, expected 0 and 1 only"):
+            call()
+
+
+def test_masks_may_be_multi_hot_or_empty(faces: tuple[Tensor, Tensor]) -> None:
+    model, (image, mask) = tiny.model(), faces
+    for changed in (torch.maximum(mask, mask.roll(1, dims=1)), torch.zeros_like(mask)):
+        eps = model.denoise(X, T, model.condition(model.encode_style(image, changed), changed))
+        assert eps.isfinite().all()
 
 
 def test_to_one_hot() -> None:

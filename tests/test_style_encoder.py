@@ -8,7 +8,7 @@ from torch import Tensor
 from scadm.config import StyleEncoderConfig
 from scadm.faces import NUM_CLASSES as K
 from scadm.models.scadm import to_one_hot
-from scadm.models.style_encoder import POOL_EPSILON, RegionPool, StyleEncoder
+from scadm.models.style_encoder import POOL_EPSILON, ColourStatistics, RegionPool, StyleEncoder
 
 SIDE = 16
 CONFIG = StyleEncoderConfig(features=2, downsamplings=3, scales=2, style_channels=4, skip="aligned", colour_scale=False)
@@ -110,3 +110,41 @@ def test_pooling_is_the_mean_over_a_class_s_pixels(mask: Tensor) -> None:
     region = x[0, 2 * 7 : 2 * 7 + 2, 4:8, 12:16]  # class 7
     torch.testing.assert_close(found[0, 7], region.sum(dim=(1, 2)) / (16 + POOL_EPSILON))
     assert found[:, 16:].abs().max() == 0
+
+
+def test_the_colour_scale_reads_mean_and_deviation_of_each_class(image: Tensor, mask: Tensor) -> None:
+    found = ColourStatistics.statistics(image, mask)
+    assert found.shape == (2, K, 6)
+    for k in range(16):
+        pixels = image[:, :, mask[0, k] > 0]
+        torch.testing.assert_close(found[:, k, :3], pixels.mean(dim=2), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[:, k, 3:], pixels.std(dim=2, correction=0), rtol=1e-3, atol=1e-3)
+    assert found[:, 16:].abs().max() == 0, "absent classes"
+    shifted = ColourStatistics.statistics(0.001 * image + 0.9, mask)
+    torch.testing.assert_close(shifted[:, :16, 3:], 0.001 * found[:, :16, 3:], rtol=0.1, atol=2e-4)
+
+
+def test_the_colour_scale_is_one_more_scale_of_each_class_alone(image: Tensor, mask: Tensor) -> None:
+    plain = encoder()
+    built = StyleEncoder(CONFIG.model_copy(update={"colour_scale": True}))
+    tiny.lively(built)
+    built.load_state_dict(plain.state_dict(), strict=False)
+    assert built.code_channels == plain.code_channels + CONFIG.style_channels
+    codes = built(image, mask)
+    assert codes.shape == (2, K, built.code_channels)
+    assert torch.equal(codes[:, :, : plain.code_channels], plain(image, mask))
+    # Another colour of class 3's pixels changes the colour code of class 3, and of no other class.
+    recoloured = torch.where(mask[:, 3:4] > 0, 0.5 - image, image)
+    colour = codes[:, :, plain.code_channels :]
+    changed = (built(recoloured, mask)[:, :, plain.code_channels :] - colour).abs().amax(dim=(0, 2)) > 1e-4
+    assert changed.tolist() == [k == 3 for k in range(K)]
+
+
+def test_a_pixel_may_belong_to_several_classes(image: Tensor, mask: Tensor) -> None:
+    """Multi-hot: each class pools over its own pixels, whoever else has them too."""
+    built = encoder()
+    both = mask.clone()
+    both[:, 5] = torch.maximum(mask[:, 5], mask[:, 3])
+    codes, shared = built(image, mask), built(image, both)
+    changed = (shared - codes).abs().amax(dim=(0, 2)) > 1e-6
+    assert changed.tolist() == [k == 5 for k in range(K)]

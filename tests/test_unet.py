@@ -104,3 +104,18 @@ def test_no_module_is_shared_or_hidden_from_the_state() -> None:
     own = sum(p.numel() for m in net.modules() for p in m.parameters(recurse=False))
     assert own == sum(p.numel() for p in net.parameters()) == sum(t.numel() for t in net.state_dict().values())
     assert not [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)], "a batch must not change its members"
+
+
+@torch.no_grad()
+def test_masks_are_resized_as_the_configuration_says() -> None:
+    x, t, style, mask = inputs()
+    nets = {mode: unet(mask_resize=mode) for mode in ("nearest", "area")}
+    for net in nets.values():
+        tiny.lively(net)
+    # Squares of a cell of the deepest level look the same either way; single pixels do not.
+    squares = mask[:, :, ::8, ::8].repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    coarse, fine = (
+        [net(x, t, net.condition(style, part, (4, 4))) for net in nets.values()] for part in (squares, mask)
+    )
+    torch.testing.assert_close(coarse[0], coarse[1])
+    assert (fine[0] - fine[1]).abs().max() > 1e-3

@@ -104,7 +104,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
             hooks.say(f"resuming from step {first} of {config.steps}, checkpoint {newest.root}")
     if job.compile:
         module.compile()
-    ddp = DistributedDataParallel(module, broadcast_buffers=False) if worker.ranks > 1 else module
+    ddp = DistributedDataParallel(module, forward_sync_buffers=False) if worker.ranks > 1 else module
 
     reader = ShardReader(job.shards, "train")
     validation = Validation(job, worker)
