@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scadm.checkpoint import Store, digest_of
 from scadm.config import DiffusionConfig, SamplingConfig
 from scadm.data.shards import ShardReader
 from scadm.diffusion.solvers import timesteps
@@ -145,13 +146,12 @@ def table(rows: Sequence[Row], caption: str) -> str:
 def trained_weights() -> str:
     """Where the weights that models/train.json names are. Imports MLflow, from whose artifacts they may come."""
     from scadm import tracking
-    from scadm.evaluation.summary import find_weights
     from scadm.stage import Stage
 
     stage = Stage("evaluate")
     trained = stage.read_json("models/train.json")
     tracked = tracking.Tracked(tracking.tracking_uri(stage.params.tracking, stage.home), trained["mlflow_run"])
-    return find_weights(trained, stage.storage_root, tracked, stage.home / ".work")
+    return tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work")
 
 
 def main() -> None:
@@ -185,7 +185,7 @@ def main() -> None:
     rows = list(measure(synthesiser, images, labels, chosen))
 
     settings = {
-        "weights": weights,
+        "weights_sha256": digest_of(Store(weights)),
         "faces": count,
         "guidance_scale": sampling.guidance_scale,
         "guidance_interval": sampling.guidance_interval,
