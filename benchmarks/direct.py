@@ -185,7 +185,7 @@ class DirectUNet(nn.Module):
             return [SpatialTransformer(width, context, config, fused)] if factor in config.attention_at else []
 
         channels, skips = config.channels, [config.channels]
-        blocks = [[Stem(latent_channels, channels, 3, padding=1)]]
+        blocks: list[list[nn.Module]] = [[Stem(latent_channels, channels, 3, padding=1)]]
         for level, width in enumerate(widths):
             for _ in range(config.res_blocks):
                 blocks.append([ResBlock(channels, width, config), *attended(width, 2**level)])

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def describe(device: torch.device) -> str:
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def matrix_rate(device: torch.device) -> float:
+    """GFLOP/s of a large bf16 matrix product, the best of ten: what the device can do at most."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    seconds = []
+    for _ in range(11):
+        synchronise(device)
+        since = time.perf_counter()
+        torch.mm(a, b)
+        synchronise(device)
+        seconds.append(time.perf_counter() - since)
+    return 2 * size**3 / min(seconds[1:]) / 1e9
 
 
 def _status(key: str) -> int:

@@ -1,6 +1,6 @@
 """The model against baselines that are written the direct way, at the published size (487 M).
 
-    python -m benchmarks.model                             # everything; about 30 minutes on two cores
+    python -m benchmarks.model                             # everything; about 20 minutes on two cores
     python -m benchmarks.model --sections step train       # without the guided image
     python -m benchmarks.model --device cuda --compile
 
@@ -26,18 +26,19 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.direct import Direct
-from benchmarks.machine import describe, peak_bytes, synchronise
+from benchmarks.machine import describe, matrix_rate, peak_bytes, synchronise
 from scadm.config import ModelConfig, Params
 from scadm.diffusion.guidance import guide
 from scadm.diffusion.solvers import sample
 from scadm.first_stage import VQF4
 from scadm.interop import STYLE, UNET, from_published
 from scadm.models.scadm import LATENT_FACTOR, SCADM, to_one_hot
-from scadm.precision import cast_layers
+from scadm.precision import cast_layers, channels_last
 from scadm.profiles import parameters
 from scadm.progress import bar
 
 LATENT_CHANNELS = 3
+DIRECT, FUSED = "direct, fp32", "direct fused channels-last, bf16"
 SECTIONS = ("step", "train", "image")
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 Call = Callable[[], Tensor | None]
@@ -150,7 +151,8 @@ def image_call(variant: Variant, faces: Faces, first_stage: VQF4, params: Params
                 eps, eps_null = denoise(torch.cat([x_t, x_t]), t).chunk(2)
                 return guide(eps, eps_null, params.sampling.guidance_scale)
 
-            shape, seeds = tuple(faces.x_t.shape[1:]), list(range(len(faces.t)))
+            _, channels, height, width = faces.x_t.shape
+            shape, seeds = (channels, height, width), list(range(len(faces.t)))
             latents = sample(guided, shape, seeds, params.diffusion, params.sampling, variant.device)
             return first_stage.decode(latents)
 
@@ -181,18 +183,18 @@ def variants(config: ModelConfig, device: torch.device, training: bool, compiled
     direct = Direct(config, LATENT_CHANNELS).to(device)
     fused = Direct(config, LATENT_CHANNELS, fused=True).to(device)
     fused.load_state_dict(direct.state_dict())
-    fused.to(memory_format=torch.channels_last)
+    channels_last(fused)
     ours = from_published(published(direct.state_dict())).to(device)
-    ours.to(memory_format=torch.channels_last)
+    channels_last(ours)
     half = ours
     if not training:
         half = copy.deepcopy(ours)
         cast_layers(half, torch.bfloat16)
     found = [
-        Variant("direct, fp32", direct, False, device),
+        Variant(DIRECT, direct, False, device),
         Variant("direct, bf16", direct, True, device),
         Variant("direct fused channels-last, fp32", fused, False, device),
-        Variant("direct fused channels-last, bf16", fused, True, device),
+        Variant(FUSED, fused, True, device),
         Variant("ours, fp32", ours, False, device),
         Variant("ours, bf16", half, True, device),
     ]
@@ -222,33 +224,37 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return ((found.float() - expected.float()).abs().max() / expected.float().abs().max()).item()
 
 
-def measure(
-    section: str, subjects: list[tuple[Variant, Call]], rounds: int, flops: Callable[[Variant], float]
-) -> list[Row]:
-    """Each variant once to warm up, for its peak of memory and for its result; then in turns, for its time."""
+@dataclass
+class Subject:
+    variant: Variant
+    warm: Call
+    call: Call
+
+
+def measure(section: str, subjects: list[Subject], rounds: int, flops: Callable[[Variant], float]) -> list[Row]:
+    """Each variant once to warm up and for its peak of memory; then in turns, the first time also for its result."""
     rows: list[Row] = []
     expected: dict[str, Tensor] = {}
     with bar((rounds + 1) * len(subjects), section, "calls") as progress:
-        for variant, call in subjects:
-            outputs: list[Tensor | None] = []
-            peak = peak_bytes(lambda call=call, outputs=outputs: outputs.append(call()), variant.device)
-            output = outputs[0]
-            result = variant.gradients() if output is None else {"output": output}
-            expected = expected or result
-            difference = max(relative(result[name], tensor) for name, tensor in expected.items())
-            del result
-            variant.net.zero_grad(set_to_none=True)
-            rows.append(
-                Row(section, variant.name, flops(variant), None if peak is None else peak / 2**30, difference, [])
-            )
+        for subject in subjects:
+            peak = peak_bytes(subject.warm, subject.variant.device)
+            subject.variant.net.zero_grad(set_to_none=True)
+            gib = None if peak is None else peak / 2**30
+            rows.append(Row(section, subject.variant.name, flops(subject.variant), gib, 0.0, []))
             progress.update(1)
-        for _ in range(rounds):
-            for row, (variant, call) in zip(rows, subjects, strict=True):
+        for i in range(rounds):
+            for row, subject in zip(rows, subjects, strict=True):
+                variant = subject.variant
                 synchronise(variant.device)
                 since = time.perf_counter()
-                call()
+                output = subject.call()
                 synchronise(variant.device)
                 row.seconds.append(time.perf_counter() - since)
+                if i == 0:
+                    result = variant.gradients() if output is None else {"output": output}
+                    expected = expected or result
+                    row.difference = max(relative(result[name], tensor) for name, tensor in expected.items())
+                    del result
                 variant.net.zero_grad(set_to_none=True)
                 progress.update(1)
     return rows
@@ -259,16 +265,21 @@ def run(section: str, params: Params, device: torch.device, *, rounds: int, batc
     faces = Faces.draw(batch, side, device)
     found = variants(config, device, section == "train", compiled)
     if section == "image":
+        found = [variant for variant in found if variant.bf16 or variant is found[0]]  # the others take minutes each
         first_stage = VQF4(VQModel(**VQ_F4)).to(device).eval()
-        calls = [image_call(variant, faces, first_stage, params) for variant in found]
+        short = params.model_copy(update={"sampling": params.sampling.model_copy(update={"steps": 2})})
+        subjects = [
+            Subject(
+                variant, image_call(variant, faces, first_stage, short), image_call(variant, faces, first_stage, params)
+            )
+            for variant in found
+        ]
     else:
         make = {"step": step_call, "train": train_call}[section]
-        calls = [make(variant, faces) for variant in found]
+        subjects = [Subject(variant, call := make(variant, faces), call) for variant in found]
     counted = {net: gflop(config, section, net, side) for net in (Direct, SCADM)}
     forwards = 2 * params.sampling.steps if section == "image" else 1
-    return measure(
-        section, list(zip(found, calls, strict=True)), rounds, lambda v: forwards * counted[type(v.net)] * batch
-    )
+    return measure(section, subjects, rounds, lambda variant: forwards * counted[type(variant.net)] * batch)
 
 
 VQ_F4 = {
@@ -283,18 +294,36 @@ VQ_F4 = {
 """The published first stage, as diffusers' configuration."""
 
 
-def table(rows: list[Row], caption: str) -> str:
-    """Markdown, one table a section."""
+def table(rows: list[Row], caption: str, matrix_rate: float) -> str:
+    """Markdown, one table a section.
+
+    How many times faster than direct fp32 and than fused bf16, and the share of `matrix_rate`, the GFLOP/s of a bf16
+    matrix product on this device.
+    """
     lines = [caption]
     for section in dict.fromkeys(row.section for row in rows):
         part = [row for row in rows if row.section == section]
-        lines += ["", f"**{section}**", "", "| variant | median s | ratio | GFLOP | GFLOP/s | peak GiB | difference |"]
-        lines.append("| --- " * 7 + "|")
+        baselines = {row.variant: row.median for row in part if row.variant.startswith("direct")}
+        lines += ["", f"**{section}**", ""]
+        names = (
+            "variant",
+            "median s",
+            "x direct",
+            "x fused",
+            "GFLOP",
+            "GFLOP/s",
+            "of bf16 rate",
+            "peak GiB",
+            "difference",
+        )
+        lines.append(f"| {' | '.join(names)} |")
+        lines.append("| --- " + "| ---: " * 8 + "|")
         for row in part:
-            peak = "" if row.peak_gib is None else f"{row.peak_gib:.2f}"
+            rate = row.gflop / row.median
             lines.append(
-                f"| {row.variant} | {row.median:.3g} | {part[0].median / row.median:.2f} | {row.gflop:.0f} | "
-                f"{row.gflop / row.median:.0f} | {peak} | {row.difference:.1g} |"
+                f"| {row.variant} | {row.median:.3g} | {baselines[DIRECT] / row.median:.2f} | "
+                f"{baselines[FUSED] / row.median:.2f} | {row.gflop:.0f} | {rate:.0f} | {rate / matrix_rate:.0%} | "
+                f"{'' if row.peak_gib is None else f'{row.peak_gib:.2f}'} | {row.difference:.1g} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -303,7 +332,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--profile", default="celebamask-hq", help="whose model, diffusion and sampling are run")
-    parser.add_argument("--rounds", type=int, default=5, help="of step and train; of image one less than a third")
+    parser.add_argument("--rounds", type=int, default=5, help="of image a quarter of them (%(default)s)")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="also our model by torch.compile")
@@ -316,12 +345,16 @@ def main() -> None:
     for section in arguments.sections:
         rounds = max(1, arguments.rounds // 4) if section == "image" else arguments.rounds
         rows += run(section, params, device, rounds=rounds, batch=arguments.batch, compiled=arguments.compile)
-    text = table(
-        rows, f"{describe(device)}; torch {torch.__version__}; profile {arguments.profile}, batch {arguments.batch}"
+    rate = matrix_rate(device)
+    caption = (
+        f"{describe(device)}, {rate:.0f} GFLOP/s in a bf16 matrix product; torch {torch.__version__}; profile "
+        f"{arguments.profile}, batch {arguments.batch}."
     )
+    text = table(rows, caption, rate)
     print(text)
     name = Path(__file__).with_name(f"model-{device.type}")
-    name.with_suffix(".json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    tree = {"caption": caption, "rows": [asdict(row) for row in rows]}
+    name.with_suffix(".json").write_text(json.dumps(tree, indent=1) + "\n")
     name.with_suffix(".md").write_text(text)
 
 

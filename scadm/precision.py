@@ -1,7 +1,7 @@
-"""Mixed precision: bf16 autocast where it is asked for, or where the hardware computes in it.
+"""How networks compute: in channels-last memory, and in mixed precision where that is asked for or the hardware's own.
 
-Convolutions, linear layers and attention compute in bf16; the statistics of norms, the loss and the sampler's state
-stay in float32.
+Mixed precision is bf16 autocast: convolutions, linear layers and attention compute in bf16; the statistics of norms,
+the loss and the sampler's state stay in float32.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,14 @@ def mixed_precision(precision: Precision, device: torch.device) -> Autocast:
     if uses_bf16(precision, device):
         return lambda: torch.autocast(device.type, torch.bfloat16)
     return nullcontext
+
+
+def channels_last(model: nn.Module) -> None:
+    """Put the weights of convolutions into channels-last memory, in place.
+
+    Feature maps follow: their pixels are then tokens as they are, and convolutions need no reordering.
+    """
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def cast_layers(model: nn.Module, dtype: torch.dtype) -> None:

@@ -26,7 +26,7 @@ from scadm.manifest import require_same
 from scadm.models.scadm import SCADM, to_one_hot
 from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
-from scadm.precision import cast_layers, mixed_precision, uses_bf16
+from scadm.precision import cast_layers, channels_last, mixed_precision, uses_bf16
 from scadm.weights import load_state
 
 GuidanceNull = Literal["encoded", "zero"]
@@ -223,8 +223,7 @@ def load_synthesiser(weights: str, autoencoder: Path, sampling: SamplingConfig, 
     )
     model = SCADM(ModelConfig.model_validate(config["model"]), config["latent_channels"])
     load_state(model, tensors["weights"], weights)
-    # In channels-last memory, rows of pixels are tokens as they are, and convolutions need no reordering.
-    model.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    channels_last(model.eval().requires_grad_(False).to(device))
     if uses_bf16(sampling.precision, device):
         cast_layers(model, torch.bfloat16)
     return Synthesiser(

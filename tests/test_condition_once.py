@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from scadm.faces import NUM_CLASSES as K
 from scadm.models.attention import MaskAttention
 from scadm.models.scadm import SCADM, to_one_hot
+from scadm.precision import channels_last
 from scadm.training.objective import TrainingModule, draw
 
 SIDE, CELLS = tiny.SIDE, tiny.SIDE // 4
@@ -172,7 +173,7 @@ def test_channels_last_memory_changes_nothing() -> None:
     net = model()
     with torch.inference_mode():
         eps = net.denoise(X, T, net.condition(net.encode_style(IMAGE, MASK), MASK))
-        net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        channels_last(net)
         conditioning = net.condition(net.encode_style(IMAGE, MASK), MASK)
         torch.testing.assert_close(net.denoise(X, T, conditioning), eps, rtol=1e-4, atol=1e-5)
     finest = conditioning.decoder[-1].spade

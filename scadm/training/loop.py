@@ -28,7 +28,7 @@ from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
 from scadm.diffusion.noise import DROPOUT, generator
 from scadm.models.scadm import SCADM
-from scadm.precision import mixed_precision
+from scadm.precision import channels_last, mixed_precision
 from scadm.training import ema
 from scadm.training.hooks import Hooks
 from scadm.training.job import TrainJob, Worker
@@ -84,7 +84,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
     if job.initial is not None:
         tensors, _ = read_checkpoint(Store(job.initial), ["weights"])
         load_state(model, tensors["weights"], job.initial)
-    model.to(device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    channels_last(model.to(device))
     model.unet.gradient_checkpointing = job.gradient_checkpointing
     module = TrainingModule(model, job.diffusion).to(device)
     trainable = [p for p in model.parameters() if p.requires_grad]
