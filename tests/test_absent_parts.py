@@ -128,11 +128,6 @@ def test_a_reference_without_a_hat_onto_a_mask_with_one_gets_a_plausible_hat(syn
     bare = Drawn.draw(len(SEEDS), seed=2, hat=False)
     red = require_hats(synthesiser.dress(WANTED.labels, bare.images, bare.labels, SEEDS))
     assert 0.15 < red.mean() < 0.85, "noise chooses the colour"
-    # The control: the code that the style encoder gives for a part that is not there says nothing of the kind.
-    empty = synthesiser.encode_style(bare.images, bare.labels)
-    careless = nearest(hat_colours(synthesiser.synthesise(empty, WANTED.labels, SEEDS), WANTED.labels))
-    assert (careless[1] != red).any()
-    assert set(careless[1]) != {True, False} or (careless[0] > 70).any()
 
 
 @pytest.mark.slow
