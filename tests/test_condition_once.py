@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from scadm.faces import NUM_CLASSES as K
 from scadm.models.attention import MaskAttention
 from scadm.models.scadm import SCADM, to_one_hot
+from scadm.models.spade import Spade
 from scadm.precision import channels_last
 from scadm.training.objective import TrainingModule, draw
 
@@ -167,6 +168,17 @@ def test_in_bf16_the_output_stays_close() -> None:
             half = net.denoise(X, T, net.condition(net.encode_style(IMAGE, MASK), MASK))
     assert half.dtype == torch.bfloat16
     assert 0 < (half.float() - eps).abs().max() / eps.abs().max() < 0.05
+
+
+def test_in_bf16_norms_take_their_statistics_in_float32() -> None:
+    """The mean of 4,096 values near 100: summed in bf16 it would be far off."""
+    x = (100 + torch.randn(1, 8, 64, 64, generator=torch.Generator().manual_seed(2))).bfloat16()
+    norms = (torch.nn.GroupNorm(2, 8), Spade(8, 4, 2).norm, torch.nn.LayerNorm(64))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = [norm(x).float() for norm in norms]
+    with torch.inference_mode():
+        for half, norm in zip(found, norms, strict=True):
+            torch.testing.assert_close(half, norm(x.float()), rtol=0.01, atol=0.01)
 
 
 def test_channels_last_memory_changes_nothing() -> None:

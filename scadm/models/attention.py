@@ -46,6 +46,9 @@ class MaskedCrossAttention(nn.Module):
     """Pixels attend to the K style codes, restricted by the mask in one of three forms.
 
     hard: the authors' code. A pixel's weights are its mask, normalised; where the mask is zero all tokens weigh 1/K.
+        A pixel of several classes (a multi-hot or an area mask) mixes their values by its mask, so that the output
+        stays independent of x_t and t; the authors' code, which is only ever given one class a pixel, would weigh
+        them by query and key.
     soft: Eq. 8 as printed. The mask multiplies the logits, so a masked class still weighs exp(0).
     none: the ablation, plain cross-attention.
     """
