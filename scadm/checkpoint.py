@@ -67,10 +67,28 @@ def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config
 
 
 def copy_checkpoint(source: Store, target: Store) -> None:
-    """Copy a finished checkpoint, the manifest last."""
-    for name in json.loads(source.read(FILE_NAME)):
-        target.write(name, source.read(name))
+    """Copy a finished checkpoint, the manifest last. Raises ValueError where a file is not what was written."""
+    entries = _entries(source)
+    for name in entries:
+        target.write(name, _verified(source, name, entries))
     target.write(FILE_NAME, source.read(FILE_NAME))
+
+
+def _entries(store: Store) -> dict[str, Any]:
+    if store.size(FILE_NAME) is None:
+        raise ValueError(f"{store.root} is not a finished checkpoint: it has no {FILE_NAME}.")
+    return json.loads(store.read(FILE_NAME))
+
+
+def _verified(store: Store, name: str, entries: dict[str, Any]) -> bytes:
+    data = store.read(name)
+    found = hashlib.sha256(data).hexdigest()
+    if found != entries[name]["sha256"]:
+        raise ValueError(
+            f"{store.root}/{name} has sha256 {found}, its manifest says {entries[name]['sha256']}: it was changed "
+            "or damaged. Delete this checkpoint; the one before it will be used."
+        )
+    return data
 
 
 def is_complete(store: Store) -> bool:
@@ -86,20 +104,11 @@ def is_complete(store: Store) -> bool:
 
 def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The named groups of tensors and the configuration. Raises ValueError where a file is not what was written."""
-    if store.size(FILE_NAME) is None:
-        raise ValueError(f"{store.root} is not a finished checkpoint: it has no {FILE_NAME}.")
-    entries = json.loads(store.read(FILE_NAME))
-    data = {}
+    entries, data = _entries(store), {}
     for name in [*(f"{group}.safetensors" for group in groups), "config.json"]:
         if name not in entries:
             raise ValueError(f"{store.root} holds {sorted(entries)}, expected also {name}.")
-        data[name] = store.read(name)
-        found = hashlib.sha256(data[name]).hexdigest()
-        if found != entries[name]["sha256"]:
-            raise ValueError(
-                f"{store.root}/{name} has sha256 {found}, its manifest says {entries[name]['sha256']}: it was changed "
-                "or damaged. Delete this checkpoint; the one before it will be used."
-            )
+        data[name] = _verified(store, name, entries)
     config = json.loads(data["config.json"])
     faces.require_labels(config["labels"], f"{store.root}/config.json")
     return {group: load(data[f"{group}.safetensors"]) for group in groups}, config

@@ -21,7 +21,7 @@ from scadm.models.unet import Block, SpadeResBlock, UNet
 
 UNET, AVERAGE, STYLE, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "cond_stage_model.", "first_stage_model."
 
-_COUNTERS = ("decay", "num_updates")
+_COUNTERS = ("decay", "num_updates")  # of the moving average, beside its weights
 HEAD_CHANNELS = GROUPS = 32
 """Channels of an attention head, groups of a GroupNorm: published facts that no weight's shape tells."""
 
@@ -32,7 +32,7 @@ def from_published(state_dict: Mapping[str, Tensor], mask_attention: MaskAttenti
     The U-Net's weights are their moving average where there is one. Raises ValueError where a key is missing or left
     over, or where a shape fits no such network; both sides are named.
     """
-    average = _part(state_dict, AVERAGE)
+    average = {key: tensor for key, tensor in _part(state_dict, AVERAGE).items() if key not in _COUNTERS}
     unet = _Published("U-Net", average or _part(state_dict, UNET))
     style = _Published("style encoder", _part(state_dict, STYLE))
     for part, prefix in ((unet, UNET), (style, STYLE)):
@@ -79,8 +79,8 @@ class _Published:
 
     def __init__(self, name: str, state: Mapping[str, Tensor]) -> None:
         self.name = name
-        # The moving average is of `model`, whose one child is `diffusion_model`; and it counts its updates.
-        names = {_plain(key).removeprefix("diffusion_model"): key for key in state if key not in _COUNTERS}
+        # The moving average is of `model`, whose one child is `diffusion_model`.
+        names = {_plain(key).removeprefix("diffusion_model"): key for key in state}
         self.state = {plain: state[key] for plain, key in names.items()}
         self.names = names
 
@@ -94,8 +94,11 @@ class _Published:
             )
         return self.state[_plain(key)]
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self[key].shape)
+    def shape(self, key: str, dims: int = 4) -> tuple[int, ...]:
+        found = tuple(self[key].shape)
+        if len(found) != dims:
+            raise ValueError(f"the published {self.name}'s {key} has the shape {found}, expected {dims} dimensions.")
+        return found
 
     def count(self, pattern: str) -> int:
         """How many of `pattern` with 0, 1, 2, ... for `{}` there are."""
@@ -111,22 +114,27 @@ class _Published:
         for ours, theirs in names:
             for end in ("weight", "bias"):
                 if (key := f"{ours}.{end}") in own:
-                    found[key] = torch.cat([self[f"{name}.{end}"].float() for name in theirs])
-                    if found[key].ndim == 4 and own[key].ndim == 2:  # LDM writes some linear layers as 1x1 convolutions
-                        found[key] = rearrange(found[key], "o i 1 1 -> o i")
+                    rows = own[key].shape[0] // len(theirs)
+                    parts = [self._layer(f"{name}.{end}", (rows, *own[key].shape[1:])) for name in theirs]
+                    found[key] = torch.cat(parts)
                     used |= {_plain(f"{name}.{end}") for name in theirs}
-                    if found[key].shape != own[key].shape:
-                        raise ValueError(
-                            f"the published {self.name}'s {' and '.join(theirs)} ({end}) have the shape "
-                            f"{tuple(found[key].shape)}, expected {tuple(own[key].shape)} in the architecture that its "
-                            "other weights show."
-                        )
         if extra := sorted(self.names[plain] for plain in self.state.keys() - used):
             raise ValueError(
                 f"the published {self.name} has {len(extra)} keys too many: {extra[:5]}, expected {len(used)} of the "
                 "architecture that its other weights show."
             )
         module.load_state_dict(found)
+
+    def _layer(self, key: str, expected: tuple[int, ...]) -> Tensor:
+        tensor = self[key].float()
+        if len(expected) == 2 and tensor.shape[2:] == (1, 1):  # LDM writes some linear layers as 1x1 convolutions
+            tensor = rearrange(tensor, "o i 1 1 -> o i")
+        if tensor.shape != expected:
+            raise ValueError(
+                f"the published {self.name}'s {key} has the shape {tuple(tensor.shape)}, expected {expected} in the "
+                "architecture that its other weights show."
+            )
+        return tensor
 
 
 # --- U-Net --------------------------------------------------------------------------------------------
@@ -234,7 +242,7 @@ def _transformer_names(ours: str, theirs: str) -> Names:
 
 
 def _style_encoder_config(style: _Published) -> StyleEncoderConfig:
-    outputs, codes = style.shape("Encoder.first_layer.0.weight")[0], style.shape("out.out_0.0.weight")[0]
+    outputs, codes = style.shape("Encoder.first_layer.0.weight")[0], style.shape("out.out_0.0.weight", 3)[0]
     if outputs % K or codes % K:
         raise ValueError(
             f"the published style encoder has {outputs} first features and {codes} values at its coarsest scale, "
@@ -267,11 +275,12 @@ def _style_encoder_names(encoder: StyleEncoder) -> Names:
 
 def _vq_model(vq: _Published) -> VQModel:
     """diffusers' VQModel in the architecture that the shapes of LDM's weights show."""
+    vq.shape("encoder.down.0.block.0.conv1.weight")
     levels, res_blocks = (
         vq.count("encoder.down.{}.block.0.conv1.weight"),
         vq.count("encoder.down.0.block.{}.conv1.weight"),
     )
-    codes, code_channels = vq.shape("quantize.embedding.weight")
+    codes, code_channels = vq.shape("quantize.embedding.weight", 2)
     return VQModel(
         in_channels=vq.shape("encoder.conv_in.weight")[1],
         out_channels=vq.shape("decoder.conv_out.weight")[0],

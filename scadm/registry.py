@@ -146,9 +146,16 @@ def describe(params: Params, metrics: Metrics, evaluation: Mapping[str, object])
         "celebamask-hq": "CelebAMask-HQ: for non-commercial research only, and so is this model.",
         "folder": "the user's own faces: the terms under which they were collected hold for this model too.",
     }
+    training = params.training
+    made = f"SCA-DM at {params.project.resolution} pixels, "
+    if training.init_from is None:
+        origin = [f"{made}trained for {training.steps} steps."]
+    else:
+        done = f"trained for {training.steps} steps from the weights" if training.steps else "the weights"
+        origin = [f"{made}{done} of {training.init_from}, whose terms hold for this model too."]
     return "\n".join(
         [
-            f"SCA-DM at {params.project.resolution} pixels, trained for {params.training.steps} steps.",
+            *origin,
             f"Data: {data[params.data.source]}",
             f"Measured on {evaluation['faces']} test faces (reconstruction, parser {evaluation['parser']}):",
             "",

@@ -24,6 +24,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference(shared: Path) -> Path:
+    """Facts of the published implementation, and its small networks' outputs."""
+    folder = shared / "reference"
+    if not (folder / "golden_small.npz").is_file():
+        pytest.skip(f"needs {folder}/golden_small.npz, outputs of the published implementation, which is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The profile `smoke`, run once by `dvc repro`. A test that changes it works on a copy."""
     project = Project.clone(tmp_path_factory.mktemp("finished") / "project")

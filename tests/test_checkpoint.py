@@ -13,6 +13,7 @@ from scadm.checkpoint import (
     Store,
     checkpoint_name,
     complete_steps,
+    copy_checkpoint,
     digest_of,
     is_complete,
     prune,
@@ -136,3 +137,32 @@ def test_a_digest_names_all_content(tmp_path: Path) -> None:
     changed = TENSORS["model"] | {"a.bias": torch.tensor(2.0)}
     write_checkpoint(other, TENSORS | {"model": changed}, CONFIG)
     assert digest_of(first) == digest_of(same) != digest_of(other)
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_copy_is_the_same_and_its_manifest_comes_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    source = Store(str(write(tmp_path, 3)))
+    target = Store((tmp_path / "copy").as_uri() if remote else str(tmp_path / "copy"))
+    order: list[str] = []
+    plain = Store.write
+    monkeypatch.setattr(Store, "write", lambda self, name, data: (order.append(name), plain(self, name, data)))
+    copy_checkpoint(source, target)
+    assert is_complete(target)
+    assert digest_of(target) == digest_of(source)
+    assert target.files() == source.files() == sorted(order)
+    assert order[-1] == FILE_NAME
+    assert torch.equal(read_checkpoint(target, ["model"])[0]["model"]["a.weight"], TENSORS["model"]["a.weight"])
+
+
+def test_a_damaged_one_is_not_copied(tmp_path: Path) -> None:
+    folder, target = write(tmp_path, 3), Store(str(tmp_path / "copy"))
+    data = bytearray((folder / "optimiser.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "optimiser.safetensors").write_bytes(data)
+    with pytest.raises(ValueError, match=r"optimiser\.safetensors has sha256 \w{64}, its manifest says .*damaged"):
+        copy_checkpoint(Store(str(folder)), target)
+    assert not is_complete(target)
+    with pytest.raises(ValueError, match="not a finished checkpoint"):
+        copy_checkpoint(Store(str(tmp_path / "never")), target)

@@ -39,14 +39,6 @@ SAMPLING = SamplingConfig(
 
 
 @pytest.fixture(scope="module")
-def reference(shared: Path) -> Path:
-    folder = shared / "reference"
-    if not (folder / "golden_small.npz").is_file():
-        pytest.skip(f"needs {folder}/golden_small.npz, outputs of the published implementation, which is not there")
-    return folder
-
-
-@pytest.fixture(scope="module")
 def golden(reference: Path) -> dict[str, Tensor]:
     arrays = np.load(reference / "golden_small.npz")
     assert set(arrays) == {

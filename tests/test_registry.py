@@ -7,11 +7,12 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from scadm import profiles
 from scadm.config import Params, validate
-from scadm.registry import Metrics, Registry, Version, describe
+from scadm.registry import Metrics, Registry, Version, describe, fetch_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 METRICS: Metrics = {"reconstruction": {"model": {"ssim": 0.5, "psnr": 20.0, "miou": 0.25, "accuracy": 0.75}}}
@@ -79,6 +80,28 @@ def test_aliases_point_to_one_version_each(uri: str, register: Callable[..., Ver
     assert registry.by_alias("champion") == first
 
 
+def test_weights_of_a_version_or_an_alias_are_fetched(
+    uri: str, register: Callable[..., Version], tmp_path: Path
+) -> None:
+    first = register("fetched")
+    (tmp_path / "weights" / "file.txt").write_text("others")
+    second = register("fetched", evaluation="2" * 64)
+    Registry(uri, "fetched").point("champion", second)
+
+    def fetched(model_uri: str, name: str) -> str:
+        (tmp_path / name).mkdir()
+        folder = fetch_weights(uri, model_uri, tmp_path / name)
+        assert folder.is_relative_to(tmp_path / name)
+        assert [path.name for path in folder.iterdir()] == ["file.txt"], "the weights alone"
+        return (folder / "file.txt").read_text()
+
+    assert fetched(first.uri, "a") == "weights"
+    assert fetched(second.uri, "b") == "others"
+    assert fetched("models:/fetched@champion", "c") == "others"
+    with pytest.raises(MlflowException, match=r"alias nobody not found|nobody"):
+        fetch_weights(uri, "models:/fetched@nobody", tmp_path)
+
+
 @pytest.fixture(scope="module")
 def params() -> Params:
     return validate(yaml.safe_load(profiles.render("quickstart", ROOT / "conf")), "quickstart")
@@ -89,5 +112,16 @@ def test_a_description_says_what_was_measured_and_what_may_be_done(params: Param
     assert "Measured on 120 test faces (reconstruction, parser small-64)" in text
     assert "| model | 0.500 | 0.250 | 0.750 |" in text
     assert "free of any person's likeness" in text
+    assert text.startswith("SCA-DM at 64 pixels, trained for 600 steps.\n")
     real = params.model_copy(update={"data": params.data.model_copy(update={"source": "celebamask-hq"})})
     assert "non-commercial research only" in describe(real, METRICS, {"faces": 120, "parser": "small-64"})
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"), [(0, "64 pixels, the weights of"), (7, "64 pixels, trained for 7 steps from the weights of")]
+)
+def test_a_description_says_which_weights_it_started_from(params: Params, steps: int, said: str) -> None:
+    """Made of CelebAMask-HQ, they are not free because the faces of this training are drawn."""
+    training = params.training.model_copy(update={"init_from": "imports/abc", "steps": steps})
+    text = describe(params.model_copy(update={"training": training}), METRICS, {"faces": 120, "parser": "small-64"})
+    assert f"{said} imports/abc, whose terms hold for this model too." in text

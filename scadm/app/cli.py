@@ -53,7 +53,7 @@ def import_checkpoint(
     from scadm.checkpoint import Store, read_checkpoint
     from scadm.imports import import_checkpoint as take_in
     from scadm.stage import Stage
-    from scadm.training.start import flags, settings
+    from scadm.training.start import flags, setting, settings
 
     stage = Stage("train")
     found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
@@ -61,13 +61,13 @@ def import_checkpoint(
     changes = [
         *(f"project.resolution={resolution}" for _ in range(stage.params.project.resolution != resolution)),
         "autoencoder.kind=vq-f4",
-        f"autoencoder.weights={found.autoencoder / 'vq-f4'}",
+        setting("autoencoder.weights", str(found.autoencoder / "vq-f4")),
         *settings(config, stage.params),
         f"training.init_from=imports/{found.key}",
     ]
     print(f"{found.version.uri} is {file.name}; its weights are in {found.weights}.")
     print(f"Evaluate it on this project's data:\n\n  dvc exp run {flags([*changes, 'training.steps=0'])}\n")
-    print("Fine-tune it: the same with the steps that you want.")
+    print("Fine-tune it: the same with the steps that you want, for example -S training.steps=1000.")
 
 
 @app.command(epilog="Example, in CI: dvc repro && scadm register --strict")

@@ -81,7 +81,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
     config, device = job.training, worker.device
     torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
     model = SCADM(job.model, job.latent_channels)
-    if job.initial is not None:
+    if job.initial is not None and first == 0:
         tensors, _ = read_checkpoint(Store(job.initial), ["weights"])
         load_state(model, tensors["weights"], job.initial)
     channels_last(model.to(device))

@@ -1,5 +1,7 @@
 """The weights that a training starts from, and whether they fit it."""
 
+import re
+import shlex
 from typing import Any, NamedTuple
 
 from scadm.checkpoint import Store, read_checkpoint
@@ -8,7 +10,7 @@ from scadm.first_stage import LatentScale
 from scadm.manifest import require_same
 from scadm.synthesis import GuidanceNull
 
-_SAME = ("timesteps", "beta_start", "beta_end", "prediction")
+_SAME = ("timesteps", "beta_start", "beta_end", "prediction", "normalise_latents")
 """Of the diffusion: what the weights were trained for. Shares and loss weights may change."""
 
 
@@ -45,6 +47,14 @@ def settings(config: dict[str, Any], params: Params) -> list[str]:
     return [f"{key}={value}" for key, value in theirs.items() if ours.get(key) != value and key != "model.unet.dropout"]
 
 
+def setting(key: str, text: str) -> str:
+    """A parameter that is a text, as `section.key=value` in the grammar of Hydra, which `dvc exp run -S` reads."""
+    if re.fullmatch(r"[\w./:@-]+", text):
+        return f"{key}={text}"
+    # Within quotes, only a quote is escaped, and backslashes before one.
+    return f"{key}='" + re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (found[2] and r"\'"), text) + "'"
+
+
 def flags(changes: list[str]) -> str:
-    """The same as arguments of `dvc exp run`."""
-    return " ".join(f"-S '{change}'" for change in changes)
+    """The same as arguments of `dvc exp run`, for a shell."""
+    return " ".join(f"-S {shlex.quote(change)}" for change in changes)
