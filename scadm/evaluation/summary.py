@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from scadm.config import Params, flatten
+from scadm.config import Params, TrainingConfig, flatten
 from scadm.evaluation.baselines import MeanColours
 from scadm.evaluation.metrics import ScoreSheet, share
 from scadm.evaluation.report import Curve, Figure, ReportData
@@ -42,9 +42,8 @@ def report_data(
     faces = len(sheets["model"].positions)
     size = params.project.resolution
     summary = (
-        f"SCA-DM trained for {params.training.steps} steps of {params.training.batch_size} on "
-        f"{len(data.splits['train'])} faces of {params.project.data_name} at {size} pixels, measured on {faces} faces "
-        "that neither the model nor the autoencoder nor the parser has seen. "
+        f"SCA-DM at {size} pixels, {_training(params.training, len(data.splits['train']))}. Measured on {faces} faces of "
+        f"{params.project.data_name} that neither the model nor the autoencoder nor the parser has seen. "
     )
     if way is not None:
         summary += f"Its reconstructions go {way:.0%} of the way in SSIM from painting by numbers to the ceiling."
@@ -71,6 +70,14 @@ def report_data(
         limits=_limits(faces, sheets["model"].parser, colours),
         quote_paper=params.project.data_name == "celebamask-hq" and size == 256,
     )
+
+
+def _training(training: TrainingConfig, faces: int) -> str:
+    """How the weights were made, for a sentence."""
+    if training.steps == 0:
+        return f"with the weights of {training.init_from} as they are"
+    start = f" from {training.init_from}" if training.init_from else ""
+    return f"trained{start} for {training.steps} steps of {training.batch_size} on {faces} faces"
 
 
 def _curves(reports: Path) -> list[Curve]:
