@@ -41,8 +41,9 @@ def report_data(
     way = share(rows["model"]["ssim"], rows["style_blind"]["ssim"], rows["ceiling"]["ssim"])
     faces = len(sheets["model"].positions)
     size = params.project.resolution
+    made = _training(params.training, len(data.splits["train"]))
     summary = (
-        f"SCA-DM at {size} pixels, {_training(params.training, len(data.splits['train']))}. Measured on {faces} faces of "
+        f"SCA-DM at {size} pixels, {made}. Measured on {faces} faces of "
         f"{params.project.data_name} that neither the model nor the autoencoder nor the parser has seen. "
     )
     if way is not None:
