@@ -1,8 +1,10 @@
 """MLflow's registry of models: a version for each evaluated model, with all that it needs to run, and two aliases."""
 
 import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,16 +61,37 @@ class Version:
         return f"models:/{self.name}/{self.number}"
 
 
+@contextmanager
+def _connected(uri: str) -> Iterator[None]:
+    """MLflow's functions that take no address use this one meanwhile.
+
+    They would else keep it for the rest of the process, and hand it down to all that it starts.
+    """
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        # None and not what they said before, which may be MLflow's own guess: then the environment counts again.
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
 def fetch_weights(uri: str, model_uri: str, folder: Path) -> Path:
     """Download the weights' checkpoint of a registered version (models:/NAME/VERSION or @ALIAS); where it lies."""
     client = MlflowClient(uri, registry_uri=uri)
     name, _, alias = model_uri.removeprefix("models:/").partition("@")
     if alias:
         name = f"{name}/{client.get_model_version_by_alias(name, alias).version}"
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    local = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}", dst_path=str(folder)))
-    return local / Model.load(str(local)).flavors["python_function"]["artifacts"]["weights"]["path"]
+    with _connected(uri):
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}", dst_path=str(folder)))
+        return local / Model.load(str(local)).flavors["python_function"]["artifacts"]["weights"]["path"]
 
 
 class Registry:
@@ -107,22 +130,21 @@ class Registry:
         for found in self.client.search_model_versions(f"name = '{self.name}'"):  # none of a name that is new
             if found.tags.get(_EVALUATION) == evaluation:
                 return self._version(found)
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False), warnings.catch_warnings():
-            # An input example would be run through the model here; the signature below says it all.
-            warnings.filterwarnings("ignore", message=".*input example was not provided.*")
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(Path(__file__).with_name("serving.py")),
-                artifacts={"weights": weights, "autoencoder": autoencoder},
-                code_paths=code,
-                model_config={"sampling": sampling},
-                signature=_SIGNATURE,
-                pip_requirements=_requirements(),
-            )
         tags = {_METRICS: json.dumps(metrics), _TEST_SPLIT: test_split, _EVALUATION: evaluation}
-        registered = mlflow.register_model(logged.model_uri, self.name, tags=tags)
+        with _connected(self.uri):
+            with mlflow.start_run(run_id=run_id, log_system_metrics=False), warnings.catch_warnings():
+                # An input example would be run through the model here; the signature below says it all.
+                warnings.filterwarnings("ignore", message=".*input example was not provided.*")
+                logged = mlflow.pyfunc.log_model(
+                    name="model",
+                    python_model=str(Path(__file__).with_name("serving.py")),
+                    artifacts={"weights": weights, "autoencoder": autoencoder},
+                    code_paths=code,
+                    model_config={"sampling": sampling},
+                    signature=_SIGNATURE,
+                    pip_requirements=_requirements(),
+                )
+            registered = mlflow.register_model(logged.model_uri, self.name, tags=tags)
         self.client.update_model_version(self.name, registered.version, description)
         return self._version(self.client.get_model_version(self.name, registered.version))
 

@@ -55,7 +55,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> None:
     missing, extra = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     shapes = [
         f"{name} {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & state.keys()
+        for name in sorted(expected.keys() & state.keys())
         if state[name].shape != expected[name].shape
     ]
     if missing or extra or shapes:

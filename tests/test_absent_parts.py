@@ -74,7 +74,7 @@ def synthesiser() -> Synthesiser:
     )
     torch.manual_seed(0)
     model = SCADM(ModelConfig(style_encoder=style, unet=unet), 3)
-    module, steps, batch = TrainingModule(model, DIFFUSION), 400, 16
+    module, steps, batch = TrainingModule(model, DIFFUSION), 300, 12
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 4e-3)
     faces = Drawn.draw(256, seed=0)

@@ -134,7 +134,7 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients() -> None:
 
 def test_compiled_it_computes_the_same() -> None:
     """The training module as one graph, and the sampling step."""
-    module = TrainingModule(model(), tiny.DIFFUSION)
+    module = TrainingModule(tiny.model(), tiny.DIFFUSION)
     expected = loss_and_gradients(module)
     require_same(loss_and_gradients(module, torch.compile(module, fullgraph=True, backend="aot_eager")), expected)
     with torch.inference_mode():

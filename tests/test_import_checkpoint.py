@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import published
 import pytest
 import tiny  # noqa: F401  (one thread)
@@ -56,10 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (folder / name).symlink_to(ROOT / name)
     monkeypatch.chdir(folder)
     profiles.write("smoke")
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     yield folder
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
 
 
 def written(state: published.State, folder: Path, **changes: Any) -> Path:

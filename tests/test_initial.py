@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import mlflow
 import pytest
 import torch
 from mlflow.tracking import MlflowClient
@@ -103,7 +102,6 @@ def test_a_local_folder_goes_to_a_remote_storage_root(home: Path, tmp_path: Path
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """One SQLite store for all tests here: `run` keeps weights in it, `version` registers some."""
     tmp_path = tmp_path_factory.mktemp("mlflow")
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri, registry_uri=uri)
     experiment = client.create_experiment("sca-dm", artifact_location=str(tmp_path / "artifacts"))
@@ -142,8 +140,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         run=run,
         version=version,
     )
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
 
 
 Fetch = Callable[[str], str]

@@ -1,6 +1,7 @@
 """The registry of models, on a real SQLite store."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,12 @@ METRICS: Metrics = {"reconstruction": {"model": {"ssim": 0.5, "psnr": 20.0, "mio
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One store for all tests here; registering makes it MLflow's current one, which is undone."""
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One store for all tests here."""
     folder = tmp_path_factory.mktemp("registry")
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     uri = f"sqlite:///{folder}/mlflow.db"
     MlflowClient(uri).create_experiment("sca-dm", artifact_location=str(folder / "artifacts"))
-    yield uri
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+    return uri
 
 
 @pytest.fixture
@@ -125,3 +123,15 @@ def test_a_description_says_which_weights_it_started_from(params: Params, steps:
     training = params.training.model_copy(update={"init_from": "imports/abc", "steps": steps})
     text = describe(params.model_copy(update={"training": training}), METRICS, {"faces": 120, "parser": "small-64"})
     assert f"{said} imports/abc, whose terms hold for this model too." in text
+
+
+def test_the_process_s_own_addresses_stay_as_they_were(
+    register: Callable[..., Version], uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else every later program of this one would work in the registry that was asked last."""
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    version = register("addresses")
+    fetch_weights(uri, version.uri, tmp_path)
+    assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == f"sqlite:///{tmp_path}/other.db"
+    assert "MLFLOW_REGISTRY_URI" not in os.environ
