@@ -25,8 +25,8 @@ run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then 
 ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/storage/mlflow.db --host 127.0.0.1 --port 5000
 
-test: env-dev ## all tests: about 4 min of set-up once, then about 10 min on two cores
-	@echo "== pytest: unit tests, then real runs of the pipeline; about 10 minutes on two cores =="
+test: env-dev ## all tests: about 4 min of set-up once, then about 15 min on two cores
+	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
 	python -m pytest
 
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
