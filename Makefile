@@ -1,4 +1,4 @@
-# `make run` and `make test` need nothing before them but Python 3.11 or later. `make help` lists all targets.
+# `make run` and `make test` need nothing before them but Python 3.11 to 3.13. `make help` lists all targets.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -43,7 +43,7 @@ env-dev: $(VENV)/.dev ## the environment of `make test`
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@echo "== making the environment in $(VENV): about 3 minutes, once =="
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, $(PYTHON) is " + sys.version)'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, $(PYTHON) is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@

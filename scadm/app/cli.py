@@ -42,7 +42,7 @@ def estimate() -> None:
 
 @app.command(epilog="Example: scadm import-checkpoint sca-dm.ckpt")
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(help="The published checkpoint, .ckpt or .safetensors.", metavar="FILE")],
+    file: Annotated[Path, typer.Argument(help="The checkpoint: .ckpt, .pt or .safetensors.", metavar="FILE")],
     resolution: Annotated[int, typer.Option(help="Side of the images that it was trained on.")] = 256,
     first_stage: Annotated[
         Path | None, typer.Option(help="Folder of a diffusers VQModel, if FILE does not hold the first stage.")
