@@ -5,13 +5,14 @@ which the authors sample with), the style encoder (`cond_stage_model.*`) and the
 """
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers.models.autoencoders.vq_model import VQModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from scadm.config import ModelConfig, StyleEncoderConfig, UNetConfig
+from scadm.config import DiffusionConfig, ModelConfig, StyleEncoderConfig, UNetConfig
+from scadm.diffusion.schedule import Schedule
 from scadm.faces import NUM_CLASSES as K
 from scadm.first_stage import VQF4
 from scadm.models.attention import MaskAttention
@@ -19,11 +20,26 @@ from scadm.models.scadm import SCADM
 from scadm.models.style_encoder import StyleEncoder
 from scadm.models.unet import Block, SpadeResBlock, UNet
 
+if TYPE_CHECKING:  # imported where it is used: it takes seconds
+    from diffusers.models.autoencoders.vq_model import VQModel
+
 UNET, AVERAGE, STYLE, FIRST_STAGE = "model.diffusion_model.", "model_ema.", "cond_stage_model.", "first_stage_model."
 
 _COUNTERS = ("decay", "num_updates")  # of the moving average, beside its weights
 HEAD_CHANNELS = GROUPS = 32
 """Channels of an attention head, groups of a GroupNorm: published facts that no weight's shape tells."""
+
+DIFFUSION = DiffusionConfig(
+    timesteps=1000,
+    beta_start=0.0015,
+    beta_end=0.0195,
+    prediction="epsilon",
+    normalise_latents=False,
+    no_reference=0.5,
+    guidance_null=0.0,
+    min_snr_gamma=None,
+)
+"""What the authors trained with: half of the style images are zero, the mask is always kept."""
 
 
 def from_published(state_dict: Mapping[str, Tensor], mask_attention: MaskAttention = "hard") -> SCADM:
@@ -56,6 +72,18 @@ def first_stage_from_published(state_dict: Mapping[str, Tensor]) -> VQF4:
     model = _vq_model(vq)
     vq.load(model, _vq_names(model))
     return VQF4(model.eval())
+
+
+def require_schedule(state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if the state dict has a noise schedule, and it is another than the published one."""
+    if "alphas_cumprod" not in state:
+        return
+    found, expected = state["alphas_cumprod"].float(), Schedule(DIFFUSION).alpha_bar
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-6):
+        raise ValueError(
+            f"the checkpoint's alphas_cumprod has {len(found)} steps and ends at {found[-1].item():.3g}, expected the "
+            f"published schedule's {len(expected)} and {expected[-1].item():.3g}."
+        )
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -273,8 +301,10 @@ def _style_encoder_names(encoder: StyleEncoder) -> Names:
 # --- first stage --------------------------------------------------------------------------------------
 
 
-def _vq_model(vq: _Published) -> VQModel:
+def _vq_model(vq: _Published) -> "VQModel":
     """diffusers' VQModel in the architecture that the shapes of LDM's weights show."""
+    from diffusers.models.autoencoders.vq_model import VQModel
+
     vq.shape("encoder.down.0.block.0.conv1.weight")
     levels, res_blocks = (
         vq.count("encoder.down.{}.block.0.conv1.weight"),
@@ -297,7 +327,7 @@ def _vq_model(vq: _Published) -> VQModel:
     )
 
 
-def _vq_names(model: VQModel) -> Names:
+def _vq_names(model: "VQModel") -> Names:
     """diffusers' names and LDM's. LDM counts the decoder's levels from the finest, diffusers from the coarsest."""
     levels = len(model.config["block_out_channels"])
     for ours, theirs in (("quantize.embedding",) * 2, ("quant_conv",) * 2, ("post_quant_conv",) * 2):

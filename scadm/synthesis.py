@@ -23,7 +23,7 @@ from scadm.diffusion.guidance import guide, is_guided
 from scadm.diffusion.solvers import sample
 from scadm.first_stage import FirstStage, LatentScale, load_first_stage
 from scadm.manifest import require_same
-from scadm.models.scadm import SCADM, to_one_hot
+from scadm.models.scadm import LATENT_FACTOR, SCADM, to_one_hot
 from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
 from scadm.precision import cast_layers, channels_last, mixed_precision, uses_bf16
@@ -114,7 +114,8 @@ class Synthesiser:
             eps, eps_null = found.chunk(2)
             return guide(eps, eps_null, s)
 
-        shape = (self.first_stage.latent_channels, self.resolution // 4, self.resolution // 4)
+        side = self.resolution // LATENT_FACTOR
+        shape = (self.first_stage.latent_channels, side, side)
         with self._inference():
             return sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
 

@@ -11,23 +11,13 @@ from typing import Any
 
 import pytest
 import ray.data
+import tiny
 from ray.data import ActorPoolStrategy
 
 from scadm.cluster import data
 from scadm.cluster.data import map_tasks
-from scadm.config import ClusterConfig
 
-CLUSTER = ClusterConfig(
-    address=None,
-    workers=1,
-    use_gpu=False,
-    data_workers=3,
-    loader_threads=1,
-    gradient_checkpointing=False,
-    compile=False,
-    object_store_mb=80,
-    max_failures=0,
-)
+CLUSTER = tiny.CLUSTER.model_copy(update={"data_workers": 3})
 TASKS = [{"start": i, "stop": i + 2} for i in range(0, 8, 2)]
 
 

@@ -16,21 +16,10 @@ from ray.exceptions import GetTimeoutError
 from scadm.cluster import train as cluster_train
 from scadm.cluster.board import Board
 from scadm.cluster.train import run_training
-from scadm.config import ClusterConfig
 from scadm.synthesis import part_ids
 from scadm.tracking import Tracked
 
-CLUSTER = ClusterConfig(
-    address=None,
-    workers=1,
-    use_gpu=False,
-    data_workers=1,
-    loader_threads=1,
-    gradient_checkpointing=False,
-    compile=False,
-    object_store_mb=80,
-    max_failures=2,
-)
+CLUSTER = tiny.CLUSTER.model_copy(update={"max_failures": 2})
 
 
 class Call:

@@ -10,23 +10,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.direct import Direct
-from scadm.config import DiffusionConfig, SamplingConfig
+from scadm.config import SamplingConfig
 from scadm.diffusion.guidance import guide
 from scadm.diffusion.solvers import solve
-from scadm.interop import STYLE, UNET, first_stage_from_published, from_published
+from scadm.interop import DIFFUSION, STYLE, UNET, first_stage_from_published, from_published
 from scadm.models.attention import MaskAttention
 from scadm.models.scadm import to_one_hot
 
-DIFFUSION = DiffusionConfig(
-    prediction="epsilon",
-    timesteps=1000,
-    beta_start=0.0015,
-    beta_end=0.0195,
-    normalise_latents=False,
-    no_reference=0.5,
-    guidance_null=0.0,
-    min_snr_gamma=None,
-)
 SAMPLING = SamplingConfig(
     solver="ddim",
     spacing="published",

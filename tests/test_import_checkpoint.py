@@ -17,8 +17,8 @@ from scadm import profiles
 from scadm.app import cli
 from scadm.checkpoint import Store, read_checkpoint
 from scadm.diffusion.schedule import Schedule
-from scadm.imports import DIFFUSION, Import, import_checkpoint
-from scadm.interop import FIRST_STAGE, first_stage_from_published
+from scadm.import_checkpoint import Import, import_checkpoint
+from scadm.interop import DIFFUSION, FIRST_STAGE, first_stage_from_published
 from scadm.stage import Stage
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 import tiny
-import torch
 from toy_faces import ToyFaces
 
 from benchmarks import quality_against_steps
 from benchmarks.quality_against_steps import KINDS, measure, plans, reference_of
 from scadm.checkpoint import Store, write_checkpoint
-from scadm.first_stage import LatentScale, load_first_stage
 from scadm.synthesis import Synthesiser
 
 FACES = ToyFaces(3, tiny.SIDE)
@@ -21,17 +19,7 @@ FACES = ToyFaces(3, tiny.SIDE)
 
 @pytest.fixture(scope="module")
 def synthesiser(tmp_path_factory: pytest.TempPathFactory) -> Synthesiser:
-    folder = tmp_path_factory.mktemp("quality") / "autoencoder"
-    tiny.write_autoencoder(folder)
-    return Synthesiser(
-        model=tiny.model().requires_grad_(False),
-        first_stage=load_first_stage(folder).model,
-        scale=LatentScale((0.1, 0.0, -0.1), (0.5, 0.6, 0.4)),
-        diffusion=tiny.DIFFUSION,
-        sampling=tiny.SAMPLING,
-        resolution=tiny.SIDE,
-        device=torch.device("cpu"),
-    )
+    return tiny.synthesiser(tmp_path_factory.mktemp("quality"))
 
 
 def test_the_reference_equals_itself(synthesiser: Synthesiser) -> None:

@@ -16,7 +16,7 @@ from toy_faces import ToyFaces
 
 from scadm import faces
 from scadm.checkpoint import Store, read_checkpoint, write_checkpoint
-from scadm.first_stage import LatentScale, load_first_stage, save_small
+from scadm.first_stage import save_small
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.models.scadm import to_one_hot
 from scadm.synthesis import Synthesiser, load_synthesiser, part_ids
@@ -31,17 +31,7 @@ SEEDS = [5, 6, 7]
 
 @pytest.fixture(scope="module")
 def synthesiser(tmp_path_factory: pytest.TempPathFactory) -> Synthesiser:
-    folder = tmp_path_factory.mktemp("synthesis") / "autoencoder"
-    tiny.write_autoencoder(folder)
-    return Synthesiser(
-        model=tiny.model().requires_grad_(False),
-        first_stage=load_first_stage(folder).model,
-        scale=LatentScale((0.1, 0.0, -0.1), (0.5, 0.6, 0.4)),
-        diffusion=tiny.DIFFUSION,
-        sampling=tiny.SAMPLING,
-        resolution=SIDE,
-        device=torch.device("cpu"),
-    )
+    return tiny.synthesiser(tmp_path_factory.mktemp("synthesis"))
 
 
 Call = Callable[[Synthesiser, slice], Pixels]

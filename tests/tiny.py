@@ -13,6 +13,7 @@ from toy_faces import ToyFaces
 
 from scadm.config import (
     AutoencoderConfig,
+    ClusterConfig,
     DiffusionConfig,
     ModelConfig,
     MonitoringConfig,
@@ -22,9 +23,10 @@ from scadm.config import (
     UNetConfig,
 )
 from scadm.data.shards import INDEX, Sample, read_offsets, write_index, write_shard
-from scadm.first_stage import LatentScale, save_small
+from scadm.first_stage import LatentScale, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.models.scadm import SCADM
+from scadm.synthesis import Synthesiser
 from scadm.training.job import TrainJob
 
 # More threads do not make networks of this size faster, and the sums that they share out would depend on the machine.
@@ -78,6 +80,17 @@ TRAINING = TrainingConfig(
     clip_norm=1.0,
     ema_decay=0.99,
     precision="fp32",
+)
+CLUSTER = ClusterConfig(
+    address=None,
+    workers=1,
+    use_gpu=False,
+    data_workers=1,
+    loader_threads=1,
+    gradient_checkpointing=False,
+    compile=False,
+    object_store_mb=80,
+    max_failures=0,
 )
 MONITORING = MonitoringConfig(
     log_every=1,
@@ -136,6 +149,20 @@ def write_autoencoder(folder: Path) -> str:
     folder.mkdir()
     torch.manual_seed(0)
     return save_small(folder, VQAutoencoder(AUTOENCODER))
+
+
+def synthesiser(folder: Path) -> Synthesiser:
+    """A model at random behind the interface that people call; its autoencoder is written to `folder`."""
+    write_autoencoder(folder / "autoencoder")
+    return Synthesiser(
+        model=model().requires_grad_(False),
+        first_stage=load_first_stage(folder / "autoencoder").model,
+        scale=LatentScale((0.1, 0.0, -0.1), (0.5, 0.6, 0.4)),
+        diffusion=DIFFUSION,
+        sampling=SAMPLING,
+        resolution=SIDE,
+        device=torch.device("cpu"),
+    )
 
 
 def training_job(folder: Path, **changes: Any) -> TrainJob:

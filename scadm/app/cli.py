@@ -51,15 +51,16 @@ def import_checkpoint(
 ) -> None:
     """Take in a published SCA-DM checkpoint: register it, and say how to evaluate or fine-tune it."""
     from scadm.checkpoint import Store, read_checkpoint
-    from scadm.imports import import_checkpoint as take_in
+    from scadm.import_checkpoint import import_checkpoint as take_in
     from scadm.stage import Stage
     from scadm.training.start import flags, setting, settings
 
     stage = Stage("train")
     found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
     _, config = read_checkpoint(Store(found.weights), [])
+    resized = [f"project.resolution={resolution}"] if stage.params.project.resolution != resolution else []
     changes = [
-        *(f"project.resolution={resolution}" for _ in range(stage.params.project.resolution != resolution)),
+        *resized,
         "autoencoder.kind=vq-f4",
         setting("autoencoder.weights", str(found.autoencoder / "vq-f4")),
         *settings(config, stage.params),

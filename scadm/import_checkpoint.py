@@ -3,32 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from scadm import lineage, registry, tracking
 from scadm.checkpoint import Store, is_complete, write_checkpoint
-from scadm.config import DiffusionConfig
-from scadm.diffusion.schedule import Schedule
 from scadm.first_stage import VQF4, import_vq_f4
-from scadm.interop import FIRST_STAGE, first_stage_from_published, from_published
+from scadm.interop import DIFFUSION, FIRST_STAGE, first_stage_from_published, from_published, require_schedule
 from scadm.lightning import read_state_dict
 from scadm.manifest import digest, sha256
 from scadm.models.scadm import LATENT_FACTOR, SCADM
 from scadm.stage import Stage
 from scadm.weights import fingerprint
-
-DIFFUSION = DiffusionConfig(
-    timesteps=1000,
-    beta_start=0.0015,
-    beta_end=0.0195,
-    prediction="epsilon",
-    normalise_latents=False,
-    no_reference=0.5,
-    guidance_null=0.0,
-    min_snr_gamma=None,
-)
-"""What the authors trained with: half of the style images are zero, the mask is always kept."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +105,4 @@ def require_resolution(model: SCADM, resolution: int) -> None:
         raise ValueError(
             f"the resolution is {resolution}, expected a multiple of {unit}, which the {len(config.unet.multipliers)} "
             f"levels of the U-Net and the {config.style_encoder.downsamplings} downsamplings of the style encoder need."
-        )
-
-
-def require_schedule(state: dict[str, Tensor]) -> None:
-    """Raise ValueError if the state dict has a noise schedule, and it is another than the published one."""
-    if "alphas_cumprod" not in state:
-        return
-    found, expected = state["alphas_cumprod"].float(), Schedule(DIFFUSION).alpha_bar
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-6):
-        raise ValueError(
-            f"the checkpoint's alphas_cumprod has {len(found)} steps and ends at {found[-1].item():.3g}, expected the "
-            f"published schedule's {len(expected)} and {expected[-1].item():.3g}."
         )
