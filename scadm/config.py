@@ -80,6 +80,13 @@ class FitConfig(Config):
     steps: PositiveInt
     batch_size: PositiveInt
     learning_rate: Positive
+    precision: Precision
+
+
+class AutoencoderFitConfig(FitConfig):
+    ssim_weight: NonNegative
+    commitment_weight: NonNegative
+    continuous_share: Fraction
 
 
 class AutoencoderConfig(Config):
@@ -97,7 +104,7 @@ class AutoencoderStageConfig(Config):
     kind: Literal["small", "vq-f4"]
     weights: str | None
     network: AutoencoderConfig
-    training: FitConfig
+    training: AutoencoderFitConfig
 
 
 class ParserConfig(Config):

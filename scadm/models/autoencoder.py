@@ -14,16 +14,20 @@ from scadm.config import AutoencoderConfig
 
 
 class ResBlock(nn.Module):
+    """x + conv(SiLU(conv(SiLU(GroupNorm(x))))).
+
+    One norm, and none on the way from image to latent and back: a norm takes out a picture's own mean, and a short
+    training then loses its hue (benchmarks/quickstart.md).
+    """
+
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(groups, channels)
+        self.norm = nn.GroupNorm(groups, channels)
         self.conv_in = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm_out = nn.GroupNorm(groups, channels)
         self.conv_out = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        return x + self.conv_out(F.silu(self.norm_out(h)))
+        return x + self.conv_out(F.silu(self.conv_in(F.silu(self.norm(x)))))
 
 
 class Quantised(NamedTuple):
@@ -56,7 +60,6 @@ class VQAutoencoder(nn.Module):
             blocks(half),
             nn.Conv2d(half, quarter, 4, stride=2, padding=1),
             blocks(quarter),
-            nn.GroupNorm(config.groups, quarter),
             nn.SiLU(),
             nn.Conv2d(quarter, config.latent_channels, 1),
         )
@@ -66,7 +69,6 @@ class VQAutoencoder(nn.Module):
             nn.Conv2d(quarter, 4 * half, 3, padding=1),
             nn.PixelShuffle(2),
             blocks(half),
-            nn.GroupNorm(config.groups, half),
             nn.SiLU(),
             nn.Conv2d(half, 3 * 4, 3, padding=1),
             nn.PixelShuffle(2),

@@ -32,8 +32,9 @@ class Block(nn.Module):
 
 
 class FaceParser(nn.Module):
-    """U-Net with one block a level on the way down and one on the way up.
+    """U-Net with one block a level on the way down and one on the way up; the first level is at half the resolution.
 
+    The head names the four pixels of a cell at once: blocks at the full resolution would cost most and find little more.
     At the deepest level dilated blocks and the mean over the picture widen the view: the left and the right of
     a pair of parts look alike, and only the rest of the face tells them apart.
     """
@@ -42,10 +43,10 @@ class FaceParser(nn.Module):
         super().__init__()
         self.config = config
         widths = [config.channels * multiplier for multiplier in config.multipliers]
-        self.stride = 2 ** (len(widths) - 1)
+        self.stride = 2 ** len(widths)
         self.num_features = widths[-1]
 
-        self.stem = nn.Conv2d(3, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(3, widths[0], 4, stride=2, padding=1)
         self.down_blocks = nn.ModuleList(Block(width) for width in widths[:-1])
         self.downsamplers = nn.ModuleList(
             nn.Conv2d(width, deeper, 3, stride=2, padding=1) for width, deeper in pairwise(widths)
@@ -54,7 +55,7 @@ class FaceParser(nn.Module):
         self.context = nn.Linear(widths[-1], widths[-1])
         self.narrowers = nn.ModuleList(nn.Conv2d(deeper, width, 1) for width, deeper in pairwise(widths))
         self.up_blocks = nn.ModuleList(Block(width) for width in widths[:-1])
-        self.head = nn.Conv2d(widths[0], NUM_CLASSES, 1)
+        self.head = nn.Sequential(nn.Conv2d(widths[0], 4 * NUM_CLASSES, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits (B, 19, H, W) from an image (B, 3, H, W) in [-1, 1]; H and W divisible by `stride`."""
@@ -80,7 +81,7 @@ class FaceParser(nn.Module):
         if height % self.stride or width % self.stride:
             raise ValueError(
                 f"the image is {height} x {width}, expected both divisible by {self.stride}: a parser with "
-                f"{len(self.config.multipliers)} multipliers halves the picture {len(self.config.multipliers) - 1} "
+                f"{len(self.config.multipliers)} multipliers halves the picture as many "
                 "times. Choose such a project.resolution, or fewer parser.network.multipliers."
             )
         h = self.stem(image)

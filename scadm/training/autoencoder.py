@@ -1,4 +1,4 @@
-"""Train the small VQ autoencoder: L1 + (1 - SSIM) / 2 + commitment, and a codebook of moving averages."""
+"""Train the small VQ autoencoder: L1 + SSIM + commitment, and a codebook of moving averages."""
 
 import math
 from collections.abc import Callable
@@ -13,9 +13,8 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 from scadm.config import AutoencoderStageConfig
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.pixels import FaceSource, to_signed
+from scadm.precision import mixed_precision
 
-SSIM_WEIGHT = 0.5
-COMMITMENT_WEIGHT = 0.25
 CODE_DECAY = 0.99
 DEAD_BELOW = 0.03  # smoothed uses per step under which a code is restarted
 
@@ -57,7 +56,11 @@ def fit_autoencoder(
     seed: int,
     on_step: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> tuple[VQAutoencoder, list[dict[str, float]]]:
-    """Train on all faces of `source`; returns the autoencoder and rows of {step, loss, ssim}."""
+    """Train on all faces of `source`; returns the autoencoder and rows of {step, loss, ssim}.
+
+    The first steps leave quantisation out (`continuous_share`): codes that begin at the outputs of an encoder that has
+    learnt something are of use at once.
+    """
     torch.manual_seed(seed)
     model = VQAutoencoder(config.network)
     codebook = Codebook(model.codebook, seed)
@@ -69,27 +72,33 @@ def fit_autoencoder(
         optimiser, lambda step: min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / fit.steps))
     )
     random = np.random.Generator(np.random.PCG64(seed))
+    autocast = mixed_precision(fit.precision, torch.device("cpu"))
+    first_quantised = int(fit.continuous_share * fit.steps)
     history = []
     for step in range(fit.steps):
         images, _ = source.batch(random.integers(len(source), size=fit.batch_size).tolist())
         x = to_signed(images)
-        latent = model.encode(x)
+        with autocast():
+            latent = model.encode(x).float()
         cells = rearrange(latent.detach(), "b c h w -> (b h w) c")
-        if step == 0:
+        if step == first_quantised:
             codebook.start(cells)
-        quantised = model.quantise(latent)
-        reconstruction = model.decoder(quantised.latent)
+        code, ids = model.quantise(latent) if step >= first_quantised else (latent, None)
+        with autocast():
+            reconstruction = model.decoder(code).float()
         similarity = ssim(reconstruction, x, data_range=2.0)
         assert isinstance(similarity, Tensor)
-        # latent + (code - latent).detach() has the code's value, so this pulls the encoder towards its code.
-        commitment = F.mse_loss(latent, quantised.latent.detach())
-        loss = F.l1_loss(reconstruction, x) + SSIM_WEIGHT * (1 - similarity) + COMMITMENT_WEIGHT * commitment
+        loss = F.l1_loss(reconstruction, x) + fit.ssim_weight * (1 - similarity)
+        if ids is not None:
+            # latent + (code - latent).detach() has the code's value, so this pulls the encoder towards its code.
+            loss = loss + fit.commitment_weight * F.mse_loss(latent, code.detach())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         half_cosine.step()
-        codebook.update(cells, quantised.ids.flatten())
+        if ids is not None:
+            codebook.update(cells, ids.flatten())
         if not math.isfinite(loss.item()):
             raise ValueError(
                 f"the autoencoder's loss is {loss.item()} at step {step}: lower autoencoder.training.learning_rate "

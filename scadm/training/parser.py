@@ -13,6 +13,7 @@ from scadm import faces
 from scadm.config import ParserStageConfig
 from scadm.models.parser import FaceParser
 from scadm.pixels import FaceSource, Images, Labels, to_signed
+from scadm.precision import channels_last, mixed_precision
 
 
 def fit_parser(
@@ -38,7 +39,9 @@ def fit_parser(
         torch.manual_seed(seed)
         parser = FaceParser(config.network)
     parser.to(device).train()
-    optimiser = torch.optim.AdamW(parser.parameters(), lr=training.learning_rate, weight_decay=1e-2)
+    channels_last(parser)
+    autocast = mixed_precision(training.precision, torch.device(device))
+    optimiser = torch.optim.AdamW(parser.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, training.steps))
     rng = np.random.default_rng(seed)
     order = _order(len(source), training.steps * training.batch_size, rng)
@@ -49,7 +52,8 @@ def fit_parser(
         images, labels = source.batch(chosen.tolist())
         faces.require_ids(labels, "the train split")
         images, labels = _mirror_some(images, labels, rng.random(len(images)) < 0.5)
-        logits = parser(to_signed(images, device))
+        with autocast():
+            logits = parser(to_signed(images, device)).float()
         loss = parsing_loss(logits, torch.from_numpy(labels).to(device).long())
         value = loss.item()
         if not math.isfinite(value):

@@ -20,10 +20,15 @@ Factors: TypeAlias = dict[str, float | str | bool]
 Colour: TypeAlias = NDArray[np.float32]
 """RGB (3,), each in [0, 1]."""
 
-TEXTURES = ("plain", "stripes", "dots", "waves")
-TEXTURED = ("background", "hair", "hat", "cloth")
-"""Parts with `<part>.texture`, `.texture_strength` in [0, 1], `.texture_angle` in degrees and
-`.texture_frequency` in cycles across half a head."""
+TEXTURES: dict[str, dict[str, float]] = {
+    "background": {"plain": 0.34, "gradient": 0.38, "blurred": 0.28},
+    "hair": {"plain": 0.6, "stripes": 0.18, "waves": 0.22},
+    "hat": {"plain": 0.4, "stripes": 0.24, "dots": 0.18, "waves": 0.18},
+    "cloth": {"plain": 0.4, "stripes": 0.26, "dots": 0.2, "waves": 0.14},
+}
+"""Textures of each part that has one, and how often it has it. Such a part has the factors `<part>.texture`,
+`.texture_strength` in [0, 1], `.texture_angle` in degrees and `.texture_frequency` in cycles across half a head. What lies
+behind a face is out of focus: a wall lit from a side, or large shapes without an edge."""
 
 HAIR_STYLES = ("crop", "short", "curly", "bob", "long")
 FRINGES = ("none", "straight", "side")
@@ -85,7 +90,7 @@ def sample_factors(seed: int, index: int) -> Factors:
     for part, colour in _sample_colours(rng).items():
         for channel, value in zip("rgb", np.clip(colour, 0.02, 0.99), strict=True):
             factors[f"{part}.{channel}"] = float(value)
-    for part in TEXTURED:
+    for part in TEXTURES:
         _sample_texture(rng, factors, part)
     return factors
 
@@ -183,13 +188,13 @@ def _sample_colours(rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     skin = np.array([np.interp(tone, np.arange(len(_SKIN)), channel) for channel in _SKIN.T])
     skin = skin + rng.normal(0, 0.012, 3)
     red = np.array([0.05, -0.03, -0.03])
-    hair = _vivid(rng) if rng.random() < 0.2 else _pick(rng, _HAIR) + rng.normal(0, 0.025, 3)
+    hair = _vivid(rng) if rng.random() < 0.16 else _pick(rng, _HAIR) + rng.normal(0, 0.025, 3)
     iris = _pick(rng, _IRIS) + rng.normal(0, 0.03, 3)
     # A few people's eyes differ, so that a model cannot learn that they never do.
     other = _pick(rng, _IRIS) if rng.random() < 0.06 else iris
     lips = _lip_colour(rng, skin)
     colours = {
-        "background": _vivid(rng, saturation=(0.1, 0.6), value=(0.3, 0.97)),
+        "background": _vivid(rng, saturation=(0.05, 0.5), value=(0.35, 0.95)),
         "skin": skin,
         "nose": skin + 0.6 * red + rng.normal(0, 0.008, 3),
         "eye_g": _vivid(rng, saturation=(0.2, 0.9), value=(0.1, 0.7)),
@@ -213,12 +218,12 @@ def _sample_colours(rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
 
 
 def _sample_texture(rng: np.random.Generator, factors: Factors, part: str) -> None:
-    # Plain backgrounds are the most common; dotted hair is rare.
-    chances = {"background": (0.5, 0.18, 0.14, 0.18), "hair": (0.4, 0.3, 0.05, 0.25)}
-    factors[f"{part}.texture"] = _choose(rng, TEXTURES, chances.get(part, (0.34, 0.24, 0.2, 0.22)))
+    names, chances = zip(*TEXTURES[part].items(), strict=True)
+    factors[f"{part}.texture"] = _choose(rng, names, chances)
     factors[f"{part}.texture_strength"] = rng.uniform(0.3, 1)
     factors[f"{part}.texture_angle"] = rng.uniform(0, 180)
-    factors[f"{part}.texture_frequency"] = rng.uniform(1.6, 3.4)
+    # Beyond 0.6 cycles a background would no longer be out of focus.
+    factors[f"{part}.texture_frequency"] = rng.uniform(0.2, 0.6) if part == "background" else rng.uniform(1.6, 3.4)
 
 
 def _lip_colour(rng: np.random.Generator, skin: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scadm.data.synthetic.curves import Outline
-from scadm.data.synthetic.factors import TEXTURED, Colour, Factors, colour_of, number
+from scadm.data.synthetic.factors import TEXTURES, Colour, Factors, colour_of, number
 from scadm.data.synthetic.layers import Detail, Layer
 from scadm.faces import CLASS_ID, LABELS
 
@@ -40,6 +40,8 @@ INKS: dict[str, Callable[[Colour], Colour]] = {
 _DIRECTIONAL = 0.2
 _RADIAL = 0.14
 _TEXTURE = 0.13
+_GRADIENT = 0.09
+_STREAK = 0.08
 _STRAND = 0.03
 _STRAND_FREQUENCY = 5.0
 
@@ -85,7 +87,7 @@ def _layer_colours(layer: Layer, factors: Factors, size: int, box: _Box) -> NDAr
     x, y = _pixel_centres(size)
     x, y = x[box], y[box]
     colours = np.broadcast_to(INKS[layer.ink](own), (*x.shape, 3)).copy()
-    if layer.part in TEXTURED:
+    if layer.part in TEXTURES:
         colours += _texture(layer, factors, x, y)[..., None]
     for detail in layer.details:
         _draw_detail(colours, detail, own, size, box)
@@ -142,12 +144,19 @@ def _texture(layer: Layer, factors: Factors, x: NDArray[np.float32], y: NDArray[
     if kind == "plain":
         strands = np.float32(_STRAND * strength if layer.strands else 0)
         return strands * np.sin(np.float32(2 * np.pi * _STRAND_FREQUENCY) * across)
+    if kind == "gradient":
+        return np.float32(_GRADIENT * strength) * across
+    if kind == "blurred":
+        pattern = np.sin(pulse * across + np.float32(1.5) * np.sin(np.float32(0.5) * pulse * down))
+        return np.float32(_TEXTURE * strength) * pattern
     if kind == "stripes":
         pattern = np.sin(pulse * across)
     elif kind == "dots":
         pattern = np.sin(pulse * across) * np.sin(pulse * down) * np.float32(1.4)
     else:
         pattern = np.sin(pulse * across + np.float32(1.2) * np.sin(np.float32(0.6) * pulse * down))
+    if layer.strands:  # streaks of another shade, softer than a print
+        return np.float32(_STREAK * strength) * pattern
     # Steeper than a sine, so that it reads as a print rather than as a blur.
     pattern = np.clip(np.float32(1.5) * pattern, -1, 1)
     return np.float32(_TEXTURE * strength) * pattern
