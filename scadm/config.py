@@ -103,6 +103,7 @@ class AutoencoderConfig(Config):
 class AutoencoderStageConfig(Config):
     kind: Literal["small", "vq-f4"]
     weights: str | None
+    extra_images: Annotated[str, Field(min_length=1)]
     network: AutoencoderConfig
     training: AutoencoderFitConfig
 

@@ -26,6 +26,39 @@ class FaceSource(Protocol):
         ...
 
 
+class ImageSource(Protocol):
+    """Images of one size that can be read by position."""
+
+    def __len__(self) -> int: ...
+
+    def image_batch(self, indices: Sequence[int]) -> Images:
+        """Images (B, H, W, 3)."""
+        ...
+
+
+class JoinedImages:
+    """The images of several sources of one size, one source after the other."""
+
+    def __init__(self, *sources: ImageSource) -> None:
+        self._sources = sources
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def image_batch(self, indices: Sequence[int]) -> Images:
+        """Images (B, H, W, 3) in the order of `indices`, which count through all sources."""
+        chosen = np.asarray(indices)
+        owners = np.searchsorted(self._ends, chosen, side="right")
+        batches = []
+        for owner in np.unique(owners):
+            source = self._sources[owner]
+            batches.append(source.image_batch((chosen[owners == owner] - self._ends[owner] + len(source)).tolist()))
+        # The batches lie one after the other in the order of a stable sort by owner; this puts each image back.
+        images = np.concatenate(batches)
+        return images[np.argsort(np.argsort(owners, kind="stable"))]
+
+
 def as_tensor(stored: NDArray[np.uint8]) -> Tensor:
     """Images or label maps as they are: the array itself, or a copy where it is read-only, which a tensor cannot be."""
     array = np.ascontiguousarray(stored)

@@ -7,6 +7,7 @@ rename when everything in it has been verified.
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from scadm.config import Params, load_params
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 
 _CODE = ("scadm", "pipeline")
+_NAMED = re.compile(r"\$\{([a-z_.]+)\}")
 _EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
 
 
@@ -85,7 +87,9 @@ class Stage:
 
     @property
     def _deps(self) -> list[str]:
-        return [dep.replace("${data.path}", self.params.data.path) for dep in self._declared["deps"]]
+        """As DVC reads them: with the value of each parameter that they name, `${section.key}`."""
+        tree = self.params.model_dump(mode="json")
+        return [_NAMED.sub(lambda found: str(_select(tree, found[1])), dep) for dep in self._declared["deps"]]
 
     @cached_property  # archives of gigabytes are read for it
     def inputs(self) -> dict[str, str]:

@@ -72,6 +72,7 @@ def project(quickstart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = tmp_path / "project"
     for name in ("scadm", "pipeline"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "conf" / "no_images", folder / "conf" / "no_images")
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(quickstart)
@@ -166,6 +167,7 @@ def test_the_training_s_key_does_not_change_with_sampling_evaluation_or_registry
         ("masks", "scadm/data/tables.py", True),
         ("masks", "scadm/models/unet.py", False),
         ("download", "scadm/data/synthetic/face.py", True),  # by data.path
+        ("autoencoder", "conf/no_images/.gitkeep", True),  # by autoencoder.extra_images
     ],
 )
 def test_it_changes_with_the_stage_s_own_code(project: Path, name: str, file: str, changes: bool) -> None:

@@ -19,7 +19,7 @@ _PARTS = (
 
 
 class ToyFaces:
-    """`count` faces of `side` pixels in memory, a FaceSource."""
+    """`count` faces of `side` pixels in memory, a FaceSource and an ImageSource."""
 
     def __init__(self, count: int, side: int = 32, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
@@ -43,3 +43,6 @@ class ToyFaces:
     def batch(self, indices: Sequence[int]) -> tuple[Images, Labels]:
         chosen = list(indices)
         return self.images[chosen], self.labels[chosen]
+
+    def image_batch(self, indices: Sequence[int]) -> Images:
+        return self.batch(indices)[0]

@@ -7,11 +7,8 @@ Two layouts, told apart by their members:
 - labelled, as `scadm.data.folder` packs one's own faces: `images/ID.EXT` and `labels/ID.png` with class ids.
 """
 
-import lzma
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +21,7 @@ from PIL import Image
 from scadm import faces
 from scadm.data import ids as naming
 from scadm.data import pictures
+from scadm.data.zips import DAMAGED
 
 Layout = Literal["official", "labelled"]
 _T = TypeVar("_T")
@@ -35,17 +33,6 @@ _IMAGE = re.compile(r"images/([^/]+)\.(?:jpg|jpeg|png|webp)", re.IGNORECASE)
 _LABEL = re.compile(r"labels/([^/]+)\.png", re.IGNORECASE)
 _NUMBER = re.compile(r"[0-9]+")
 _PARTS = faces.LABELS[1:]
-
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    NotImplementedError,  # an unknown method of compression
-    RuntimeError,  # encrypted
-    UnicodeDecodeError,
-)
 
 
 class FaceArchive:
@@ -65,7 +52,7 @@ class FaceArchive:
             )
         try:
             self._zip = zipfile.ZipFile(self.path)
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise ValueError(
                 f"{self.path} ({self.path.stat().st_size} bytes) cannot be opened as a zip archive "
                 f"({error}), expected a whole one. Its faces cannot be found: if it was downloaded, download "
@@ -253,7 +240,7 @@ class FaceArchive:
     def _read(self, name: str) -> bytes:
         try:
             return self._zip.read(name)
-        except (*_DAMAGED, OSError) as error:
+        except (*DAMAGED, OSError) as error:
             raise ValueError(
                 f"{self._where(name)} is damaged ({error}), expected the bytes that the archive recorded. "
                 "Its face would be wrong: download or pack the archive again, or list the id under "

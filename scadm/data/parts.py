@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scadm.data import pictures
 from scadm.data.archive import FaceArchive
 from scadm.data.ids import some
 from scadm.data.tables import Face, is_whole, part_name, write_part
@@ -34,17 +35,8 @@ def read_face(archive: FaceArchive, id: str, resolution: int) -> tuple[NDArray[n
     Raises ValueError naming the face if it cannot be read, or is smaller than `resolution`.
     """
     image, labels = archive.face(id)
-    if image.width < resolution:
-        raise ValueError(
-            f"face {id} of {archive.path} has {image.width} x {image.height} pixels, expected at least the "
-            f"project.resolution {resolution}. Enlarged, it would teach the model to be blurred: lower the "
-            "resolution, or give larger images."
-        )
-    size = (resolution, resolution)
-    return (
-        np.asarray(image.resize(size, Image.Resampling.BICUBIC)),
-        np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)),
-    )
+    small = pictures.at_resolution(image, resolution, f"face {id} of {archive.path}")
+    return small, np.asarray(Image.fromarray(labels).resize((resolution, resolution), Image.Resampling.NEAREST))
 
 
 def part_tasks(

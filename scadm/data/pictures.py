@@ -35,7 +35,7 @@ def _decode(data: bytes, where: str) -> Image.Image:
     except _UNDECODABLE as error:
         raise ValueError(
             f"{where} cannot be decoded ({error}), expected a whole JPEG, PNG or WebP. Its face would be "
-            "missing: replace the file, or leave its face out (in an archive, by data.known_bad)."
+            "missing: replace the file, or leave it out (a face of the archive at data.path by data.known_bad)."
         ) from None
     return picture
 
@@ -55,8 +55,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     turned = picture.getexif().get(ExifTags.Base.Orientation, 1)
     if turned != 1:
         raise ValueError(
-            f"{where} is stored turned (EXIF orientation {turned}), expected 1, upright. Its masks would not "
-            "lie on its pixels: save it upright and without that entry."
+            f"{where} is stored turned (EXIF orientation {turned}), expected 1, upright. It would be "
+            "learned as its pixels lie, and masks would not lie on them: save it upright and without that entry."
         )
     if picture.has_transparency_data and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise ValueError(
@@ -64,6 +64,22 @@ def decode_image(data: bytes, where: str) -> Image.Image:
             "arbitrary and would be learned: flatten it onto a background."
         )
     return picture.convert("RGB")
+
+
+def at_resolution(image: Image.Image, resolution: int, where: str) -> NDArray[np.uint8]:
+    """A square image as a model sees it: RGB (H, W, 3), made smaller by an antialiased bicubic filter.
+
+    Raises ValueError if it is not square, or smaller than `resolution`.
+    """
+    found = f"{where} has {image.width} x {image.height} pixels"
+    if image.width != image.height:
+        raise ValueError(f"{found}, expected a square. Made one, it would be distorted: crop it to the face.")
+    if image.width < resolution:
+        raise ValueError(
+            f"{found}, expected at least the project.resolution {resolution}. Enlarged, it would teach the model to be "
+            "blurred: lower the resolution, or give larger images."
+        )
+    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BICUBIC))
 
 
 def decode_part(data: bytes, where: str) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure as
 
 from scadm.config import AutoencoderStageConfig
 from scadm.models.autoencoder import VQAutoencoder
-from scadm.pixels import FaceSource, to_signed
+from scadm.pixels import ImageSource, to_signed
 from scadm.precision import mixed_precision
 
 CODE_DECAY = 0.99
@@ -51,12 +51,12 @@ class Codebook:
 
 
 def fit_autoencoder(
-    source: FaceSource,
+    source: ImageSource,
     config: AutoencoderStageConfig,
     seed: int,
     on_step: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> tuple[VQAutoencoder, list[dict[str, float]]]:
-    """Train on all faces of `source`; returns the autoencoder and rows of {step, loss, ssim}.
+    """Train on all images of `source`; returns the autoencoder and rows of {step, loss, ssim}.
 
     The first steps leave quantisation out (`continuous_share`): codes that begin at the outputs of an encoder that has
     learnt something are of use at once.
@@ -76,7 +76,7 @@ def fit_autoencoder(
     first_quantised = int(fit.continuous_share * fit.steps)
     history = []
     for step in range(fit.steps):
-        images, _ = source.batch(random.integers(len(source), size=fit.batch_size).tolist())
+        images = source.image_batch(random.integers(len(source), size=fit.batch_size).tolist())
         x = to_signed(images)
         with autocast():
             latent = model.encode(x).float()
@@ -112,11 +112,11 @@ def fit_autoencoder(
 
 
 @torch.inference_mode()
-def reconstruction_ssim(model: VQAutoencoder, source: FaceSource, count: int) -> float:
-    """Mean SSIM of the round trip over the first `count` faces of a split that was not trained on."""
+def reconstruction_ssim(model: VQAutoencoder, source: ImageSource, count: int) -> float:
+    """Mean SSIM of the round trip over the first `count` images of a source that was not trained on."""
     scores = []
     for start in range(0, min(count, len(source)), 16):
-        images, _ = source.batch(list(range(start, min(start + 16, count, len(source)))))
+        images = source.image_batch(list(range(start, min(start + 16, count, len(source)))))
         x = to_signed(images)
         rows = ssim(model.decode(model.encode(x)).clamp(-1, 1), x, data_range=2.0, reduction="none")
         assert isinstance(rows, Tensor)
