@@ -56,6 +56,11 @@ def find_data(workspace: Path) -> Path:
     return find_home(workspace)
 
 
+def find_storage(root: str, home: Path) -> str:
+    """Absolute path or URI of a storage root."""
+    return root if "://" in root else str((home / root).resolve())
+
+
 def _content(path: Path) -> str:
     """Digest of what a dependency holds: an out by its manifest, code and other data by its bytes."""
     if (path / FILE_NAME).is_file():
@@ -113,8 +118,7 @@ class Stage:
     @property
     def storage_root(self) -> str:
         """Absolute path or URI of the storage root."""
-        root = self.params.storage.root
-        return root if "://" in root else str((self.home / root).resolve())
+        return find_storage(self.params.storage.root, self.home)
 
     def path(self, name: str) -> Path:
         """Absolute path of an out or a dependency."""

@@ -4,6 +4,7 @@ The launcher makes the run (`open_run`); rank 0 reopens it by id (`RunLogger`). 
 training: it is counted and said once.
 """
 
+import os
 import tempfile
 import time
 import warnings
@@ -36,12 +37,43 @@ class Tracked:
     run_id: str
 
 
+def _address(config: TrackingConfig, home: Path) -> str:
+    return f"sqlite:///{home / 'storage' / 'mlflow.db'}" if config.uri == "sqlite" else config.uri
+
+
 def tracking_uri(config: TrackingConfig, home: Path) -> str:
     """The store's address; `sqlite` is a file of this project, the same for all of its experiments."""
-    if config.uri != "sqlite":
-        return config.uri
-    (home / "storage").mkdir(exist_ok=True)
-    return f"sqlite:///{home / 'storage' / 'mlflow.db'}"
+    if config.uri == "sqlite":
+        (home / "storage").mkdir(exist_ok=True)
+    return _address(config, home)
+
+
+def store_file(config: TrackingConfig, home: Path) -> Path | None:
+    """The file of an SQLite store, which need not exist yet; None for a store of another kind."""
+    kind, _, path = _address(config, home).partition(":///")
+    return Path(path) if kind == "sqlite" else None
+
+
+def survey(config: TrackingConfig, home: Path, seconds: int) -> str:
+    """What the store holds, in words; a store that exists is only read. Raises what MLflow raises if none answers.
+
+    MLflow itself would try a silent server again for minutes: here it is asked once, and given some seconds.
+    """
+    waits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds)}
+    before = {name: os.environ.get(name) for name in waits}
+    os.environ.update(waits)
+    try:
+        client = MlflowClient(_address(config, home))
+        experiment = client.get_experiment_by_name(config.experiment)
+        if experiment is None:
+            return f"no experiment {config.experiment} yet"
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+    return f"{'over ' if runs.token else ''}{len(runs)} runs in experiment {config.experiment}"
 
 
 def open_run(

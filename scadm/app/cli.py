@@ -27,6 +27,28 @@ def profile(
     print(f"params.yaml is now profile {name} ({len(changes)} values changed). `dvc repro` runs it.")
 
 
+_COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "fault": typer.colors.RED}
+
+
+@app.command(epilog="Example: scadm doctor && dvc repro")
+def doctor() -> None:
+    """Say whether this machine and this project are ready for `dvc repro`, and the remedy for what is not.
+
+    A note does not stop a run; with any fault the exit status is 1.
+    """
+    from scadm.app.doctor import examine
+
+    faults = 0
+    for finding in examine():
+        mark, *rest = finding.lines()
+        typer.echo(typer.style(mark, fg=_COLOURS[finding.mark]) + "\n".join(rest))  # colours on a terminal only
+        faults += finding.mark == "fault"
+    if faults:
+        print(f"{faults} fault(s): mend them before `dvc repro`.")
+        raise typer.Exit(1)
+    print("Ready: `dvc repro` runs the pipeline.")
+
+
 @app.command(epilog="Example: scadm profile celebamask-hq && scadm estimate")
 def estimate() -> None:
     """What the training of params.yaml will cost: parameters, FLOPs, memory and time."""

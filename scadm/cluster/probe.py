@@ -1,0 +1,103 @@
+"""Whether Ray works, tried in a process of its own: a client that cannot connect may hang, or end its process."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import ray
+
+from scadm.cluster.session import connect, is_remote, require_reachable
+from scadm.config import ClusterConfig
+
+_SECONDS_TO_ANSWER = 5
+
+
+def _require_listener(cluster: ClusterConfig) -> None:
+    """Raise OSError if nothing listens at the cluster's address. It says so at once, where Ray would try for long."""
+    address = cluster.address or "auto"
+    if address == "auto":  # as ray.init reads it
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
+        except OSError as error:
+            raise OSError(f"nothing answers at {address}: {error}") from None
+
+
+def probe(cluster: ClusterConfig, places: Mapping[str, str], seconds: float) -> str:
+    """What the Ray of `cluster` offers, in words, after a task has run there; a private one is started and ended.
+
+    `places` are addresses by what they are for, which every node must reach. Raises OSError with the reason where
+    that fails or takes longer than `seconds`.
+    """
+    if is_remote(cluster):
+        _require_listener(cluster)
+    request = json.dumps({"cluster": cluster.model_dump(mode="json"), "places": dict(places)})
+    with subprocess.Popen(
+        [sys.executable, "-m", "scadm.cluster.probe", request],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=seconds)
+        except BaseException as error:  # an interruption too: what was started here must not stay
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise OSError(f"no task was done within {seconds:g} s") from None
+            raise
+    lines = (out if process.returncode == 0 else errors).strip().splitlines()
+    if process.returncode != 0:
+        raise OSError(lines[-1] if lines else f"the attempt ended with status {process.returncode} and no message")
+    return lines[-1]
+
+
+def _version() -> str:
+    """The remote task: that it can import this package shows that the code has arrived."""
+    import scadm
+
+    return scadm.__version__
+
+
+def _require_resources(cluster: ClusterConfig, found: Mapping[str, float]) -> None:
+    """Raise ValueError where the training would wait for ever for what the cluster does not have."""
+    for what, wanted in (("CPU", cluster.workers), ("GPU", cluster.workers if cluster.use_gpu else 0)):
+        if found.get(what, 0) < wanted:
+            raise ValueError(
+                f"it has {found.get(what, 0):g} {what}s, cluster.workers {cluster.workers} needs {wanted}: the "
+                "training would wait for ever"
+            )
+
+
+def _try(cluster: ClusterConfig, places: Mapping[str, str]) -> str:
+    with connect(cluster):
+        require_reachable(places)
+        found = ray.cluster_resources()
+        _require_resources(cluster, found)
+        ray.get(ray.remote(_version).remote())
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        whose = f"cluster {cluster.address or os.environ['RAY_ADDRESS']}" if is_remote(cluster) else "a private Ray"
+    return (
+        f"Ray {ray.__version__}, {whose}: a task ran; {nodes} node(s), "
+        f"{found.get('CPU', 0):g} logical CPUs, {found.get('GPU', 0):g} GPUs"
+    )
+
+
+def main() -> None:
+    """Try what the argument asks for; the last line of stdout, or of stderr, is the answer."""
+    request = json.loads(sys.argv[1])
+    try:
+        print(_try(ClusterConfig.model_validate(request["cluster"]), request["places"]), flush=True)
+    except Exception as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
