@@ -1,4 +1,4 @@
-"""Measure the model on the pinned test split, and write metrics, figures and the report."""
+"""Measure the model on the pinned test split and on validation faces, and write metrics, figures and the report."""
 
 import json
 from functools import partial
@@ -9,9 +9,9 @@ from scadm.data.shards import ShardReader
 from scadm.evaluation import summary
 from scadm.evaluation.baselines import MeanColours
 from scadm.evaluation.gallery import figures, save
-from scadm.evaluation.metrics import merge
-from scadm.evaluation.reconstruction import Reconstruction, Subjects
+from scadm.evaluation.reconstruction import Subjects
 from scadm.evaluation.report import write_report
+from scadm.evaluation.tasks import Counts, Examiner, Measured
 from scadm.manifest import Manifest, digest
 from scadm.stage import Stage, run
 
@@ -29,11 +29,12 @@ def main(stage: Stage) -> None:
         sampling=params.sampling,
         use_gpu=params.cluster.use_gpu,
     )
-    ids, size = data.splits["test"][: params.evaluation.samples], params.evaluation.batch_size
+    samples, size = params.evaluation.samples, params.evaluation.batch_size
+    ids, counts = data.splits["test"][:samples], Counts.of(data.splits, samples)
     colours = MeanColours.measure(ShardReader(shards, "train"))
-    parts = map_tasks(
-        partial(Reconstruction, subjects, colours.colours, colours.pixels),
-        [{"start": i, "stop": min(i + size, len(ids))} for i in range(0, len(ids), size)],
+    found = map_tasks(
+        partial(Examiner, subjects, colours.colours, colours.pixels, counts, params.project.seed),
+        counts.tasks(size),
         cluster=params.cluster,
         use_gpu=params.cluster.use_gpu,
         folder=stage.data,
@@ -41,18 +42,17 @@ def main(stage: Stage) -> None:
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],
     )
-    sheets = {row: merge([part[row] for part in parts], len(ids)) for row in parts[0]}
-    rows = {row: sheet.summary() for row, sheet in sheets.items()}
+    measured = Measured.gather(found, counts)
     pictures = figures(subjects.synthesiser(), colours, ShardReader(shards, "test"), params.evaluation.figure_rows)
-    stage.write("reports/metrics.json", json.dumps({"reconstruction": rows}, indent=1) + "\n")
+    stage.write("reports/metrics.json", json.dumps(measured.metrics, indent=1) + "\n")
     test_split = digest({"faces": data.inputs["data/onehot"], "ids": ids})
-    stage.write("reports/evaluation.json", summary.evaluation_json(trained, sheets, test_split))
+    stage.write("reports/evaluation.json", summary.evaluation_json(trained, measured, test_split))
     stage.publish(save(pictures, stage.work_folder()), "reports/figures", None)
-    page = summary.report_data(params, trained, sheets, pictures, colours, data, test_split, reports)
+    page = summary.report_data(params, trained, measured, pictures, colours, data, test_split, reports)
     write_report(reports / "index.html", page)
-    tracking.log_evaluation(tracked, rows, reports)
-    for row, metrics in rows.items():
-        stage.say(f"{row:12s} " + "  ".join(f"{name} {value:.3f}" for name, value in metrics.items()))
+    tracking.log_evaluation(tracked, measured.metrics, reports)
+    for line in summary.lines(measured):
+        stage.say(line)
 
 
 if __name__ == "__main__":

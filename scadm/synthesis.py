@@ -62,7 +62,8 @@ class Synthesiser:
     guidance_null: GuidanceNull = "encoded"
 
     @contextmanager
-    def _inference(self) -> Iterator[None]:
+    def inference(self) -> Iterator[None]:
+        """Without gradients, in the precision of `sampling`."""
         with torch.inference_mode(), mixed_precision(self.sampling.precision, self.device)():
             yield
 
@@ -76,7 +77,7 @@ class Synthesiser:
         return self._encode(torch.zeros(len(labels), 3, *one_hot.shape[2:], device=self.device), one_hot)
 
     def _encode(self, image: Tensor, one_hot: Tensor) -> Tensor:
-        with self._inference():
+        with self.inference():
             return self.model.encode_style(image, one_hot).float()
 
     def synthesise(self, style: Tensor, labels: Labels, seeds: Sequence[int], chunk: int = CHUNK) -> Images:
@@ -116,17 +117,17 @@ class Synthesiser:
 
         side = self.resolution // LATENT_FACTOR
         shape = (self.first_stage.latent_channels, side, side)
-        with self._inference():
+        with self.inference():
             return sample(denoise, shape, list(seeds), self.diffusion, self.sampling, self.device)
 
     def decode(self, stored: Tensor) -> Images:
         """Images of stored latents (B, C, h, w)."""
-        with self._inference():
+        with self.inference():
             return to_stored(self.first_stage.decode(stored.to(self.device)).float())
 
     def round_trip(self, images: Images) -> Images:
         """Through the autoencoder and back: the ceiling of what any model on its latents can reach."""
-        with self._inference():
+        with self.inference():
             return self.decode(self.first_stage.encode(to_signed(images).to(self.device)))
 
     def reconstruct(self, images: Images, labels: Labels, seeds: Sequence[int]) -> Images:

@@ -217,10 +217,15 @@ def find_weights(trained: Mapping[str, str], storage_root: str, tracked: Tracked
     return place
 
 
-def log_evaluation(tracked: Tracked, rows: Mapping[str, Mapping[str, float]], reports: Path) -> None:
-    """The evaluation's metrics and files into the training's MLflow run."""
+def log_evaluation(tracked: Tracked, metrics: Mapping[str, Mapping[str, Mapping[str, float]]], reports: Path) -> None:
+    """The evaluation's metrics, {task: {row: {metric: value}}}, and its files into the training's MLflow run."""
     logger = RunLogger(tracked)
-    flat = {f"reconstruction/{row}/{name}": value for row, part in rows.items() for name, value in part.items()}
+    flat = {
+        f"{task}/{row}/{name}": value
+        for task, rows in metrics.items()
+        for row, part in rows.items()
+        for name, value in part.items()
+    }
     logger.log(0, flat)
     logger.artifacts(reports / "figures", "figures")
     logger.artifact(reports / "index.html", "report")

@@ -59,6 +59,21 @@ def test_metrics_have_all_four_rows(project: Project) -> None:
     assert rows["own_colours"]["ssim"] > rows["style_blind"]["ssim"]
 
 
+def test_metrics_say_whether_the_conditioning_is_used(project: Project) -> None:
+    metrics = json.loads((project.folder / "reports/metrics.json").read_text())
+    evaluation = json.loads((project.folder / "reports/evaluation.json").read_text())
+    assert set(metrics) == {"reconstruction", "swap_hair", "conditioning"}
+    assert {"transfer", "transfer_low", "transfer_high", "arrival"} <= set(metrics["swap_hair"]["model"])
+    assert 2 <= evaluation["swap_hair_pairs"] <= evaluation["faces"] == 12
+    assert set(metrics["conditioning"]) == {"own", "other_styles", "other_masks"}
+    assert metrics["conditioning"]["own"]["loss"] > 0
+    assert 2 <= evaluation["conditioning_faces"] <= 12
+    rows = metrics["reconstruction"]
+    model, floor, ceiling = (rows[row]["ssim"] for row in ("model", "style_blind", "ceiling"))
+    assert evaluation["ssim_share"] == pytest.approx((model - floor) / (ceiling - floor))
+    assert "Is the conditioning used?" in (project.folder / "reports/index.html").read_text()
+
+
 def test_training_makes_the_model_better(project: Project) -> None:
     validation = pd.read_csv(project.folder / "reports/validation.csv")
     assert validation["step"].tolist() == [20, 40]
@@ -117,6 +132,7 @@ def test_one_mlflow_run_holds_params_metrics_pictures_and_lineage(project: Proje
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(5, 41, 5)), "every logged step once"
     assert {"train/lr", "train/images_per_s", "validation/loss", "reconstruction/model/ssim"} <= set(run.data.metrics)
+    assert {"swap_hair/model/transfer", "conditioning/other_styles/rise"} <= set(run.data.metrics)
     assert {"scadm.git_commit", "scadm.dvc_lock", "scadm.data_manifest"} <= set(run.data.tags)
     assert run.inputs.dataset_inputs[0].dataset.name == "synthetic"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}

@@ -9,7 +9,7 @@ import pytest
 from toy_faces import ToyFaces
 
 from scadm.evaluation.figures import contact_sheet
-from scadm.evaluation.report import Curve, Figure, ReportData, write_report
+from scadm.evaluation.report import Curve, Figure, Finding, ReportData, write_report
 
 
 def row(ssim: float) -> dict[str, float]:
@@ -25,6 +25,12 @@ def data() -> ReportData:
         summary="120 test faces.",
         rows={"style_blind": row(0.4), "own_colours": row(0.5), "model": row(0.58), "ceiling": row(0.8)},
         class_iou={"model": {"skin": 0.81, "hat": 0.4}, "ceiling": {"skin": 0.92}},
+        conditioning=[
+            Finding(
+                "Hair", "It is taken.", ("transfer", "leakage"), {"model": ("0.7 (0.6 to 0.8)", "0.1")}, "98 pairs."
+            ),
+            Finding("Losses", "Not measured: one face."),
+        ],
         figures=[Figure("Reconstruction", "Mask and truth.", sheet)],
         curves=[
             Curve("training", list(range(100)), np.geomspace(1, 0.05, 100).tolist()),
@@ -79,6 +85,11 @@ def test_the_page_says_it_all_and_loads_nothing(data: ReportData, tmp_path: Path
         "Fréchet, small-64",
         "not shown",
         "Mask and truth.",
+        "Is the conditioning used?",
+        "It is taken.",
+        "0.7 (0.6 to 0.8)",
+        "98 pairs.",
+        "Not measured: one face.",
         "<script>alert(1)</script>",
         "The parser errs itself.",
         "validation",
@@ -103,7 +114,8 @@ def test_the_papers_numbers_stand_only_where_they_belong(data: ReportData, tmp_p
 
 
 def test_a_report_without_pictures_or_curves_is_still_a_page(data: ReportData, tmp_path: Path) -> None:
-    write_report(tmp_path / "index.html", replace(data, figures=[], curves=[], class_iou={}, lineage={}, limits=[]))
+    nothing = {"conditioning": [], "figures": [], "curves": [], "class_iou": {}, "lineage": {}, "limits": []}
+    write_report(tmp_path / "index.html", replace(data, **nothing))
     assert not {"svg", "img", "details"} & set(read(tmp_path / "index.html").tags)
 
 

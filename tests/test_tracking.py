@@ -106,6 +106,22 @@ def test_a_logger_writes_metrics_pictures_and_artifacts(
     assert list((home / "storage" / "mlartifacts").rglob("report.html"))
 
 
+def test_an_evaluation_is_logged_by_task_row_and_metric(opened: Callable[..., Tracked], tmp_path: Path) -> None:
+    tracked = opened("7777")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "index.html").write_text("report")
+    metrics = {
+        "reconstruction": {"model": {"ssim": 0.5}, "ceiling": {"ssim": 0.75}},
+        "swap_hair": {"model": {"transfer": 0.625}},
+    }
+    tracking.log_evaluation(tracked, metrics, tmp_path)
+    assert MlflowClient(tracked.uri).get_run(tracked.run_id).data.metrics == {
+        "reconstruction/model/ssim": 0.5,
+        "reconstruction/ceiling/ssim": 0.75,
+        "swap_hair/model/transfer": 0.625,
+    }
+
+
 def test_a_store_that_fails_is_counted_and_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from toy_faces import ToyFaces
 
 from scadm.config import (
@@ -23,9 +25,10 @@ from scadm.config import (
     UNetConfig,
 )
 from scadm.data.shards import INDEX, Sample, read_offsets, write_index, write_shard
+from scadm.diffusion.schedule import Schedule
 from scadm.first_stage import LatentScale, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
-from scadm.models.scadm import SCADM
+from scadm.models.scadm import LATENT_FACTOR, SCADM
 from scadm.synthesis import Synthesiser
 from scadm.training.job import TrainJob
 
@@ -120,6 +123,50 @@ def model(config: ModelConfig = MODEL) -> SCADM:
     built = SCADM(config, 3)
     lively(built)
     return built.eval()
+
+
+class Painter(nn.Module):
+    """Stands in for the model: takes mean colours for style codes, and latents for these, painted into the mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha_bar = Schedule(DIFFUSION).alpha_bar
+        self.styles: list[Tensor] = []
+
+    def encode_style(self, image: Tensor, mask: Tensor) -> Tensor:
+        sums = torch.einsum("b c h w, b k h w -> b k c", image, mask)
+        return sums / rearrange(mask.sum(dim=(2, 3)).clamp(min=1), "b k -> b k 1")
+
+    def condition(self, style: Tensor, mask: Tensor) -> Tensor:
+        self.styles.append(style)
+        return torch.einsum("b k c, b k h w -> b c h w", style, mask[:, :, ::LATENT_FACTOR, ::LATENT_FACTOR])
+
+    def denoise(self, x_t: Tensor, t: Tensor, x_0: Tensor) -> Tensor:
+        kept = rearrange(self.alpha_bar[t], "b -> b 1 1 1")
+        return (x_t - kept.sqrt() * x_0) / (1 - kept).sqrt()
+
+
+class Enlarged(nn.Module):
+    """Stands in for the autoencoder of a `Painter`, whose latents are pictures."""
+
+    latent_channels = 3
+
+    def encode(self, image: Tensor) -> Tensor:
+        return image[:, :, ::LATENT_FACTOR, ::LATENT_FACTOR]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return F.interpolate(latent, scale_factor=LATENT_FACTOR)
+
+
+def painting(folder: Path) -> Synthesiser:
+    """A `Painter` behind the interface that people call, without guidance."""
+    return replace(
+        synthesiser(folder),
+        model=Painter(),  # type: ignore[arg-type]
+        first_stage=Enlarged(),  # type: ignore[arg-type]
+        scale=LatentScale.identity(3),
+        sampling=SAMPLING.model_copy(update={"guidance_scale": 0.0}),
+    )
 
 
 def samples(count: int, flip: bool = True, seed: int = 0) -> list[Sample]:

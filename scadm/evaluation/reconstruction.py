@@ -3,15 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from scadm.config import SamplingConfig
-from scadm.data.shards import ShardReader
 from scadm.evaluation.baselines import MeanColours, own_colours
-from scadm.evaluation.metrics import ScoreSheet, score
-from scadm.evaluation.parsers import load_parser
 from scadm.pixels import Images, Labels
 from scadm.synthesis import Synthesiser, load_synthesiser
 
@@ -46,19 +41,3 @@ def rows(
         "model": synthesiser.reconstruct(images, labels, positions),
         "ceiling": synthesiser.round_trip(images),
     }
-
-
-class Reconstruction:
-    """Holds model, parser and data in one process; called once for each range of test faces."""
-
-    def __init__(self, subjects: Subjects, colours: NDArray[np.float64], pixels: NDArray[np.int64]) -> None:
-        self.synthesiser = subjects.synthesiser()
-        self.parser = load_parser(subjects.parser, subjects.device)
-        self.reader = ShardReader(subjects.shards, "test")
-        self.colours = MeanColours(colours, pixels)
-
-    def __call__(self, start: int, stop: int) -> dict[str, ScoreSheet]:
-        positions = list(range(start, stop))
-        images, labels = self.reader.batch(positions)
-        found = rows(self.synthesiser, self.colours, images, labels, positions)
-        return score(self.parser, positions, images, labels, found)

@@ -4,7 +4,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
@@ -57,6 +57,19 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """A small table, and one plain statement of what its numbers mean; without rows, why there is no table."""
+
+    title: str
+    meaning: str
+    columns: Sequence[str] = ()
+    rows: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """{row: its cells}, as they are to be shown."""
+    caption: str = ""
+    """What was measured, and how."""
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that the page says."""
 
@@ -67,6 +80,8 @@ class ReportData:
     """{row: {metric: value}} of reconstruction, with the rows style_blind and ceiling; in the order to show."""
     class_iou: Mapping[str, Mapping[str, float]]
     """{row: {class: IoU}}; a class that the truth never shows is left out."""
+    conditioning: Sequence[Finding]
+    """Whether the model uses its conditions."""
     figures: Sequence[Figure]
     curves: Sequence[Curve]
     """Drawn in one plot; none drawn if empty."""

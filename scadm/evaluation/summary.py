@@ -1,27 +1,43 @@
 """What the evaluation stage says of a model: to the report, and to the next stage."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from scadm.config import Params, TrainingConfig, flatten
 from scadm.evaluation.baselines import MeanColours
-from scadm.evaluation.metrics import ScoreSheet, share
+from scadm.evaluation.editing import PART
+from scadm.evaluation.findings import findings
 from scadm.evaluation.report import Curve, Figure, ReportData
+from scadm.evaluation.tasks import Measured
 from scadm.manifest import Manifest
 
 
-def evaluation_json(trained: Mapping[str, str], sheets: Mapping[str, ScoreSheet], test_split: str) -> str:
+def lines(measured: Measured) -> Iterator[str]:
+    """What the stage prints: every row of every task, and the model's share of the way in SSIM."""
+    for task, rows in measured.metrics.items():
+        for row, metrics in rows.items():
+            yield f"{task:14s} {row:12s} " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    way = measured.ssim_share
+    there = "there is no way to go" if way is None else f"the model goes {way:.1%} of the way"
+    yield f"in SSIM {there} from style_blind to the ceiling"
+
+
+def evaluation_json(trained: Mapping[str, str], measured: Measured, test_split: str) -> str:
     """reports/evaluation.json: what was measured on what, for the gate and the registry."""
+    sheets = measured.sheets
     tree = {
         "run_key": trained["run_key"],
         "weights_sha256": trained["sha256"],
         "mlflow_run": trained["mlflow_run"],
         "test_split": test_split,
         "faces": len(sheets["model"].positions),
+        f"swap_{PART}_pairs": len(measured.swap),
+        "conditioning_faces": len(measured.losses),
         "parser": sheets["model"].parser,
+        "ssim_share": measured.ssim_share,
         "class_iou": {row: sheet.class_iou() for row, sheet in sheets.items()},
     }
     return json.dumps(tree, indent=1) + "\n"
@@ -30,15 +46,14 @@ def evaluation_json(trained: Mapping[str, str], sheets: Mapping[str, ScoreSheet]
 def report_data(
     params: Params,
     trained: Mapping[str, str],
-    sheets: Mapping[str, ScoreSheet],
+    measured: Measured,
     figures: Mapping[str, Figure],
     colours: MeanColours,
     data: Manifest,
     test_split: str,
     reports: Path,
 ) -> ReportData:
-    rows = {name: sheet.summary() for name, sheet in sheets.items()}
-    way = share(rows["model"]["ssim"], rows["style_blind"]["ssim"], rows["ceiling"]["ssim"])
+    sheets, way = measured.sheets, measured.ssim_share
     faces = len(sheets["model"].positions)
     size = params.project.resolution
     made = _training(params.training, len(data.splits["train"]))
@@ -51,8 +66,9 @@ def report_data(
     return ReportData(
         title=f"SCA-DM on {params.project.data_name}, {size} pixels",
         summary=summary,
-        rows=rows,
+        rows=measured.metrics["reconstruction"],
         class_iou={name: sheet.class_iou() for name, sheet in sheets.items()},
+        conditioning=findings(measured),
         figures=list(figures.values()),
         curves=_curves(reports),
         lineage={
@@ -91,7 +107,9 @@ def _curves(reports: Path) -> list[Curve]:
 
 def _limits(faces: int, parser: str, colours: MeanColours) -> list[str]:
     limits = [
-        f"The numbers come from {faces} faces and one seed; they carry no interval yet.",
+        f"The numbers of the reconstruction come from {faces} faces and one seed; they carry no interval yet. The "
+        "intervals of the other tables are over faces: neither over seeds nor over trainings.",
+        "Transfer and arrival see the mean colour only, not the texture of a part.",
         f"mIoU, accuracy and the Frechet distance rest on the parser {parser}, which errs on real faces too: read "
         "them against the ceiling's, and never against a table made with another parser.",
     ]

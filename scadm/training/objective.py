@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from scadm.config import DiffusionConfig
 from scadm.data.loader import Batch
-from scadm.diffusion.noise import DROP, NOISE, TIMESTEP, generator, normal
+from scadm.diffusion.noise import DROP, NOISE, TIMESTEP, VALIDATION, generator, normal
 from scadm.diffusion.schedule import Schedule
 from scadm.models.scadm import SCADM, drop_condition, to_one_hot
+from scadm.models.unet import Conditioning
 
 
 class Draws(NamedTuple):
@@ -41,6 +42,17 @@ def draw(seed: int, positions: list[int], shape: tuple[int, ...], config: Diffus
     )
 
 
+def fixed_draws(seed: int, positions: list[int], count: int, shape: tuple[int, ...], config: DiffusionConfig) -> Draws:
+    """What measures a loss that can be compared: nothing is dropped, and positions 0 .. count - 1 cover 0 .. T - 1."""
+    kept = torch.zeros(len(positions), dtype=torch.bool)
+    return Draws(
+        t=torch.tensor([int((p + 0.5) * config.timesteps / count) for p in positions]),
+        noise=normal(seed, VALIDATION, positions, shape),
+        no_reference=kept,
+        null=kept,
+    )
+
+
 class TrainingModule(nn.Module):
     """The one module that DDP wraps: its forward conditions, denoises and returns the loss of each sample."""
 
@@ -52,7 +64,10 @@ class TrainingModule(nn.Module):
     def forward(self, x_0: Tensor, image: Tensor, labels: Tensor, draws: Draws) -> Tensor:
         """x_0 (B, C, h, w) as the model sees it, image in [-1, 1], labels (B, H, W) -> losses (B,), float32."""
         image, style_mask, mask = drop_condition(image, to_one_hot(labels), draws.no_reference, draws.null)
-        conditioning = self.model.condition(self.model.encode_style(image, style_mask), mask)
+        return self.loss(x_0, draws, self.model.condition(self.model.encode_style(image, style_mask), mask))
+
+    def loss(self, x_0: Tensor, draws: Draws, conditioning: Conditioning) -> Tensor:
+        """Of each sample under a conditioning that is given: (B,), float32. What `draws` drops is not looked at."""
         x_t = self.schedule.add_noise(x_0, draws.noise, draws.t)
         prediction = self.model.denoise(x_t, draws.t, conditioning)
         target = self.schedule.target(x_0, draws.noise, draws.t)

@@ -8,13 +8,12 @@ from torch import Tensor
 
 from scadm.data.loader import Batch, collate
 from scadm.data.shards import ShardReader
-from scadm.diffusion.noise import VALIDATION, normal
 from scadm.first_stage import FirstStage, load_first_stage
 from scadm.models.scadm import SCADM
 from scadm.precision import Autocast
 from scadm.synthesis import Synthesiser
 from scadm.training.job import TrainJob, Worker
-from scadm.training.objective import Draws, TrainingModule, device_batch
+from scadm.training.objective import Draws, TrainingModule, device_batch, fixed_draws
 from scadm.training.parallel import worker_mean
 
 SHOWN = 6
@@ -41,10 +40,8 @@ class Validation:
         self.module = TrainingModule(self.model, job.diffusion).to(worker.device)
 
     def draws(self, batch: Batch) -> Draws:
-        steps = self.job.diffusion.timesteps
-        t = torch.tensor([int((i + 0.5) * steps / self.count) for i in batch.positions])
-        kept = torch.zeros(len(t), dtype=torch.bool)
-        return Draws(t, normal(self.job.seed, VALIDATION, batch.positions, tuple(batch.latent.shape[1:])), kept, kept)
+        shape = tuple(batch.latent.shape[1:])
+        return fixed_draws(self.job.seed, batch.positions, self.count, shape, self.job.diffusion)
 
     @torch.no_grad()
     def losses(self, average: dict[str, Tensor], autocast: Autocast) -> dict[str, float]:
