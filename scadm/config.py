@@ -87,6 +87,7 @@ class AutoencoderFitConfig(FitConfig):
     ssim_weight: NonNegative
     commitment_weight: NonNegative
     continuous_share: Fraction
+    latent_noise: NonNegative
 
 
 class AutoencoderConfig(Config):
@@ -187,6 +188,7 @@ class TrainingConfig(Config):
     micro_batch: PositiveInt
     learning_rate: Positive
     warmup_steps: Count
+    decay: Literal["constant", "cosine"]
     weight_decay: NonNegative
     clip_norm: Positive
     ema_decay: Fraction

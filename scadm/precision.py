@@ -34,6 +34,12 @@ def mixed_precision(precision: Precision, device: torch.device) -> Autocast:
     return nullcontext
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """A context without autocast, also on a device that knows none, such as `meta`."""
+    available = torch.amp.autocast_mode.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else nullcontext()
+
+
 def channels_last(model: nn.Module) -> None:
     """Put the weights of convolutions into channels-last memory, in place.
 

@@ -5,7 +5,7 @@ import tiny
 import torch
 from toy_faces import ToyFaces
 
-from scadm.config import AutoencoderStageConfig, FitConfig
+from scadm.config import AutoencoderFitConfig, AutoencoderStageConfig
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.training.autoencoder import Codebook, fit_autoencoder, reconstruction_ssim
 
@@ -16,7 +16,15 @@ def config(steps: int, rate: float = 4e-3) -> AutoencoderStageConfig:
         weights=None,
         extra_images="conf/no_images",
         network=tiny.AUTOENCODER,
-        training=FitConfig(steps=steps, batch_size=4, learning_rate=rate),
+        training=AutoencoderFitConfig(
+            steps=steps,
+            batch_size=4,
+            learning_rate=rate,
+            precision="fp32",
+            ssim_weight=0.5,
+            commitment_weight=0.25,
+            continuous_share=0.1,
+        ),
     )
 
 

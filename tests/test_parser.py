@@ -17,7 +17,7 @@ def config(steps: int = 60, rate: float = 1e-2) -> ParserStageConfig:
         kind="small",
         weights=None,
         network=ParserConfig(channels=8, multipliers=(1, 2, 4)),
-        training=FitConfig(steps=steps, batch_size=4, learning_rate=rate),
+        training=FitConfig(steps=steps, batch_size=4, learning_rate=rate, precision="fp32"),
     )
 
 
@@ -33,7 +33,7 @@ def test_shapes(multipliers: tuple[int, ...]) -> None:
 
 
 def test_a_size_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(ValueError, match="18 x 16, expected both divisible by 4"):
+    with pytest.raises(ValueError, match="18 x 16, expected both divisible by 8"):
         FaceParser(ParserConfig(channels=4, multipliers=(1, 2, 4)))(torch.zeros(1, 3, 18, 16))
 
 

@@ -117,6 +117,8 @@ def test_a_part_is_painted_in_the_colour_that_its_factors_name(part: str, tolera
     errors = []
     for index in range(60):
         face = draw_face(4, index, 64)
+        if part == "hair" and face.factors["hat.present"]:
+            continue  # it lies in the hat's shadow
         mask = face.labels == CLASS_ID[part]
         if mask.sum() >= 40:
             errors.append(np.abs(face.image[mask].mean(axis=0) / 255 - colour_of(face.factors, part)).max())

@@ -79,6 +79,7 @@ TRAINING = TrainingConfig(
     micro_batch=2,
     learning_rate=2e-3,
     warmup_steps=2,
+    decay="constant",
     weight_decay=0.01,
     clip_norm=1.0,
     ema_decay=0.99,

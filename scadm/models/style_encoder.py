@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scadm.config import StyleEncoderConfig
 from scadm.faces import NUM_CLASSES as K
+from scadm.precision import full_precision
 
 POOL_EPSILON = 1e-5  # added to the pixel count, so that a class which is absent gives zeros
 
@@ -69,7 +70,7 @@ class ColourStatistics(nn.Module):
 
     def forward(self, image: Tensor, one_hot: Tensor) -> Tensor:
         """-> style codes (B, K, style_channels), in (-1, 1)."""
-        with torch.autocast(image.device.type, enabled=False):  # a difference of large sums: always in float32
+        with full_precision(image.device):  # a difference of large sums
             statistics = self.statistics(image.float(), one_hot.float())
         values = rearrange(statistics, "b k c -> b (k c) 1")
         return rearrange(torch.tanh(self.project(values)), "b (k s) 1 -> b k s", k=K)

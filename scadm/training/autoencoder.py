@@ -8,13 +8,16 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics.functional.image import structural_similarity_index_measure as ssim
 
 from scadm.config import AutoencoderStageConfig
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.pixels import ImageSource, to_signed
 from scadm.precision import mixed_precision
+from scadm.training.rate import rate
 
+WARMUP = 20  # steps
 CODE_DECAY = 0.99
 DEAD_BELOW = 0.03  # smoothed uses per step under which a code is restarted
 
@@ -68,10 +71,9 @@ def fit_autoencoder(
     optimiser = torch.optim.AdamW(
         model.parameters(), fit.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4, fused=True
     )
-    half_cosine = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / 20) * (0.5 + 0.5 * math.cos(math.pi * step / fit.steps))
-    )
+    schedule = LambdaLR(optimiser, lambda step: rate(step, fit.steps, WARMUP, "cosine"))
     random = np.random.Generator(np.random.PCG64(seed))
+    noise = torch.Generator().manual_seed(seed)
     autocast = mixed_precision(fit.precision, torch.device("cpu"))
     first_quantised = int(fit.continuous_share * fit.steps)
     history = []
@@ -83,10 +85,11 @@ def fit_autoencoder(
         cells = rearrange(latent.detach(), "b c h w -> (b h w) c")
         if step == first_quantised:
             codebook.start(cells)
-        code, ids = model.quantise(latent) if step >= first_quantised else (latent, None)
+        noisy = latent + cells.std(dim=0)[:, None, None] * _noise(latent.shape, fit.latent_noise, noise)
+        code, ids = model.quantise(noisy) if step >= first_quantised else (noisy, None)
         with autocast():
             reconstruction = model.decoder(code).float()
-        similarity = ssim(reconstruction, x, data_range=2.0)
+        similarity = ssim(_unit(reconstruction), _unit(x), data_range=1.0)
         assert isinstance(similarity, Tensor)
         loss = F.l1_loss(reconstruction, x) + fit.ssim_weight * (1 - similarity)
         if ids is not None:
@@ -96,7 +99,7 @@ def fit_autoencoder(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        half_cosine.step()
+        schedule.step()
         if ids is not None:
             codebook.update(cells, ids.flatten())
         if not math.isfinite(loss.item()):
@@ -118,7 +121,18 @@ def reconstruction_ssim(model: VQAutoencoder, source: ImageSource, count: int) -
     for start in range(0, min(count, len(source)), 16):
         images = source.image_batch(list(range(start, min(start + 16, count, len(source)))))
         x = to_signed(images)
-        rows = ssim(model.decode(model.encode(x)).clamp(-1, 1), x, data_range=2.0, reduction="none")
+        rows = ssim(_unit(model.decode(model.encode(x)).clamp(-1, 1)), _unit(x), data_range=1.0, reduction="none")
         assert isinstance(rows, Tensor)
         scores += rows.tolist()
     return float(np.mean(scores))
+
+
+def _unit(signed: Tensor) -> Tensor:
+    """[-1, 1] as [0, 1], where the evaluation takes its SSIM too: the two scales give different numbers."""
+    return (signed + 1) / 2
+
+
+def _noise(shape: torch.Size, most: float, random: torch.Generator) -> Tensor:
+    """Gaussian noise of `shape` (B, C, h, w), whose deviation is drawn for each image, uniform in 0 .. `most`."""
+    deviation = most * torch.rand(shape[0], 1, 1, 1, generator=random)
+    return deviation * torch.randn(shape, generator=random)

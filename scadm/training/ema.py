@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 def decay_at(step: int, decay: float) -> float:
@@ -12,6 +13,6 @@ def decay_at(step: int, decay: float) -> float:
 @torch.no_grad()
 def update(average: dict[str, Tensor], model: nn.Module, step: int, decay: float) -> None:
     """In place; `average` has the names of `model.state_dict()`."""
-    weight = 1 - decay_at(step, decay)
-    for name, tensor in model.state_dict().items():
-        average[name].lerp_(tensor, weight)
+    state = model.state_dict()
+    update_all = get_ema_multi_avg_fn(decay_at(step, decay))  # in one go: a call for each tensor costs as much as all
+    update_all([average[name] for name in state], list(state.values()), step)

@@ -35,6 +35,7 @@ from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Journal
 from scadm.training.objective import TrainingModule, device_batch, draw
 from scadm.training.parallel import agreed, worker_mean
+from scadm.training.rate import rate
 from scadm.training.samples import sample_grid
 from scadm.training.state import GROUPS, TrainState
 from scadm.training.validation import Validation
@@ -92,7 +93,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
         model=model,
         average={name: tensor.detach().clone() for name, tensor in model.state_dict().items()},
         optimiser=torch.optim.AdamW(
-            trainable, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay
+            trainable, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
         ),
         step=0,
     )
@@ -138,7 +139,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
     since, since_step = time.perf_counter(), state.step
     for step, parts in loader.steps(state.step, config.steps):
         for group in state.optimiser.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(config.warmup_steps, 1))
+            group["lr"] = config.learning_rate * rate(step, config.steps, config.warmup_steps, config.decay)
         loss = torch.zeros((), device=device)
         for i, part in enumerate(parts):
             last = i + 1 == len(parts)
@@ -172,18 +173,18 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
         final = done == config.steps
         if done % job.monitoring.log_every == 0 or final:
             mean = worker_mean(torch.stack(losses).mean(), worker)
-            rate = (done - since_step) * config.batch_size / (time.perf_counter() - since)
+            speed = (done - since_step) * config.batch_size / (time.perf_counter() - since)
             log(
                 done,
                 {
                     "train/loss": mean,
                     "train/lr": group["lr"],
-                    "train/images_per_s": rate,
+                    "train/images_per_s": speed,
                     "train/grad_norm": norm.item(),
                 },
             )
             if bar is not None:
-                bar.set_postfix_str(f"loss {mean:.3f}, {rate:.0f} images/s")
+                bar.set_postfix_str(f"loss {mean:.3f}, {speed:.0f} images/s")
             losses.clear()
             since, since_step = time.perf_counter(), done
         if done % job.monitoring.validate_every == 0 or final:

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from scadm import faces
 from scadm.config import ParserStageConfig
 from scadm.models.parser import FaceParser
 from scadm.pixels import FaceSource, Images, Labels, to_signed
 from scadm.precision import channels_last, mixed_precision
+from scadm.training.rate import rate
 
 
 def fit_parser(
@@ -42,7 +44,7 @@ def fit_parser(
     channels_last(parser)
     autocast = mixed_precision(training.precision, torch.device(device))
     optimiser = torch.optim.AdamW(parser.parameters(), lr=training.learning_rate, weight_decay=1e-2, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, training.steps))
+    schedule = LambdaLR(optimiser, lambda step: rate(step, training.steps, training.steps // 20, "cosine"))
     rng = np.random.default_rng(seed)
     order = _order(len(source), training.steps * training.batch_size, rng)
 
@@ -85,12 +87,6 @@ def parsing_loss(logits: Tensor, labels: Tensor) -> Tensor:
     present = pixels > 0
     dice = 1 - (2 * overlap[present] / total[present]).mean()
     return F.cross_entropy(logits, labels, weight=pixels.clamp(min=1).rsqrt()) + dice
-
-
-def _rate(step: int, steps: int) -> float:
-    """Share of the learning rate: linear up over the first twentieth, then a cosine to zero."""
-    warmup = max(1, steps // 20)
-    return min((step + 1) / warmup, 1.0) * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def _order(count: int, positions: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -37,7 +37,7 @@ def hair_front(factors: Factors, head: Frame) -> Layer:
     lean = 0.35 * np.sign(number(factors, "light.angle"))
     top = -0.93 - 0.1 * volume
     gloss = points((lean - 0.5, top + 0.2), (lean, top + 0.06), (lean + 0.5, top + 0.2), (lean, top + 0.16))
-    details = (Detail((smooth(head.place(gloss)),), "light", 0.4),)
+    details = (Detail((smooth(head.place(gloss)),), "light", 0.3),)
     return Layer("hair", (smooth(head.place(hair_outline(factors))),), head, details, strands=True)
 
 
