@@ -12,7 +12,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-unit lint bench-model env env-dev clean
+.PHONY: help run ui test test-unit lint bench-model bench-quickstart env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ lint: env-dev ## ruff and pyright
 
 bench-model: env ## the model against direct baselines at the published size: about 20 min on two cores, 12 GB of memory
 	python -m benchmarks.model
+
+bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about 50 min on two cores
+	python -m benchmarks.quickstart
 
 env: $(VENV)/.core ## the environment of `make run`
 env-dev: $(VENV)/.dev ## the environment of `make test`

@@ -24,6 +24,7 @@ def config(steps: int, rate: float = 4e-3) -> AutoencoderStageConfig:
             ssim_weight=0.5,
             commitment_weight=0.25,
             continuous_share=0.1,
+            latent_noise=0.0,
         ),
     )
 

@@ -84,14 +84,14 @@ def test_small_parser_refuses_what_does_not_fit(small: SmallParser, tmp_path: Pa
     small.save(tmp_path)
     weights = load_file(tmp_path / WEIGHTS_NAME)
 
-    weights["head.bias"] += 1
+    weights["head.0.bias"] += 1
     save_file(weights, tmp_path / WEIGHTS_NAME)
     with pytest.raises(ValueError, match="the fingerprint of"):
         load_parser(tmp_path)
 
-    del weights["head.bias"]
+    del weights["head.0.bias"]
     save_file(weights, tmp_path / WEIGHTS_NAME)
-    with pytest.raises(ValueError, match=r"does not fit config.json.*head\.bias"):
+    with pytest.raises(ValueError, match=r"does not fit config.json.*head\.0\.bias"):
         load_parser(tmp_path)
 
 

@@ -62,7 +62,8 @@ def test_metrics_have_all_four_rows(project: Project) -> None:
 def test_metrics_say_whether_the_conditioning_is_used(project: Project) -> None:
     metrics = json.loads((project.folder / "reports/metrics.json").read_text())
     evaluation = json.loads((project.folder / "reports/evaluation.json").read_text())
-    assert set(metrics) == {"reconstruction", "swap_hair", "conditioning"}
+    assert set(metrics) == {"reconstruction", "parser", "swap_hair", "conditioning"}
+    assert set(metrics["parser"]["truth"]) == {"miou", "accuracy"}
     assert {"transfer", "transfer_low", "transfer_high", "arrival"} <= set(metrics["swap_hair"]["model"])
     assert 2 <= evaluation["swap_hair_pairs"] <= evaluation["faces"] == 12
     assert set(metrics["conditioning"]) == {"own", "other_styles", "other_masks"}

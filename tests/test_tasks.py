@@ -66,7 +66,7 @@ def test_tasks_cover_the_first_faces_of_both_splits() -> None:
 
 def test_numbers_do_not_depend_on_how_the_tasks_are_cut(examine: Any) -> None:
     whole, parts = (examine([10, 9, 0, 8, 11], size) for size in (5, 2))
-    assert list(whole.metrics) == list(parts.metrics) == ["reconstruction", "swap_hair", "conditioning"]
+    assert list(whole.metrics) == list(parts.metrics) == ["reconstruction", "parser", "swap_hair", "conditioning"]
     for task, rows in whole.metrics.items():
         for row, metrics in rows.items():
             assert parts.metrics[task][row] == pytest.approx(metrics, rel=1e-3), (task, row)
@@ -89,7 +89,7 @@ def test_each_face_is_sampled_once_and_each_pair_once_more(examine: Any, monkeyp
 
 def test_without_hair_that_task_is_left_out_and_the_others_stay(examine: Any) -> None:
     found = examine([0] * 5, 3)
-    assert list(found.metrics) == ["reconstruction", "conditioning"]
+    assert list(found.metrics) == ["reconstruction", "parser", "conditioning"]
     assert len(found.swap) == 0
 
 

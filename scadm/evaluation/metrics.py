@@ -124,10 +124,16 @@ class ScoreSheet:
     """(N, F) of the row's images."""
     truth_features: NDArray[np.float32]
     """(N, F) of the real images."""
+    truth_confusion: NDArray[np.int64]
+    """(19, 19), of what the parser reads in the real images: how far it can be trusted."""
 
     def class_iou(self) -> dict[str, float]:
         """See `class_iou`."""
         return class_iou(self.confusion)
+
+    def truth_summary(self) -> dict[str, float]:
+        """miou and accuracy of the parser on the real images."""
+        return {"miou": mean_iou(self.truth_confusion), "accuracy": pixel_accuracy(self.truth_confusion)}
 
     def summary(self) -> dict[str, float]:
         """The row's metrics: ssim, psnr, miou, accuracy, and frechet_<parser>.
@@ -158,7 +164,8 @@ def score(
     `positions` are theirs in the test split, `truth` (B, H, W, 3) the real images, `labels` (B, H, W) the masks
     that the rows were made from; each row holds images (B, H, W, 3).
     """
-    truth_features = parser.features(truth)
+    read = parser.read(truth)
+    truth_confusion = confusion_matrix(read.labels, labels)
     sheets = {}
     for name, images in rows.items():
         if images.shape != truth.shape:
@@ -174,7 +181,8 @@ def score(
             psnr=psnr(images, truth),
             confusion=confusion_matrix(reading.labels, labels),
             features=reading.features,
-            truth_features=truth_features,
+            truth_features=read.features,
+            truth_confusion=truth_confusion,
         )
     return sheets
 
@@ -203,6 +211,7 @@ def merge(sheets: Sequence[ScoreSheet], expected: int) -> ScoreSheet:
         confusion=np.sum([sheet.confusion for sheet in sheets], axis=0),
         features=np.concatenate([sheet.features for sheet in sheets])[order],
         truth_features=np.concatenate([sheet.truth_features for sheet in sheets])[order],
+        truth_confusion=np.sum([sheet.truth_confusion for sheet in sheets], axis=0),
     )
 
 

@@ -38,7 +38,7 @@ def evaluation_json(trained: Mapping[str, str], measured: Measured, test_split: 
         "conditioning_faces": len(measured.losses),
         "parser": sheets["model"].parser,
         "ssim_share": measured.ssim_share,
-        "class_iou": {row: sheet.class_iou() for row, sheet in sheets.items()},
+        "class_iou": measured.class_iou,
     }
     return json.dumps(tree, indent=1) + "\n"
 
@@ -67,7 +67,7 @@ def report_data(
         title=f"SCA-DM on {params.project.data_name}, {size} pixels",
         summary=summary,
         rows=measured.metrics["reconstruction"],
-        class_iou={name: sheet.class_iou() for name, sheet in sheets.items()},
+        class_iou=measured.class_iou,
         conditioning=findings(measured),
         figures=list(figures.values()),
         curves=_curves(reports),

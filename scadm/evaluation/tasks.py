@@ -102,9 +102,17 @@ class Measured:
         swap, losses = self.swap.summary(), self.losses.summary()
         return {
             "reconstruction": {row: sheet.summary() for row, sheet in self.sheets.items()},
+            **({"parser": {"truth": next(iter(self.sheets.values())).truth_summary()}} if self.sheets else {}),
             **({f"swap_{editing.PART}": {"model": swap}} if swap else {}),
             **({"conditioning": losses} if losses else {}),
         }
+
+    @property
+    def class_iou(self) -> dict[str, dict[str, float]]:
+        """{row: {class: IoU}}, first of the parser on the real images, then of each row of the reconstruction."""
+        # Every sheet has the same, of the same real images.
+        truth = metrics.class_iou(next(iter(self.sheets.values())).truth_confusion)
+        return {"truth": truth} | {row: sheet.class_iou() for row, sheet in self.sheets.items()}
 
     @property
     def ssim_share(self) -> float | None:

@@ -34,7 +34,7 @@ class Block(nn.Module):
 class FaceParser(nn.Module):
     """U-Net with one block a level on the way down and one on the way up; the first level is at half the resolution.
 
-    The head names the four pixels of a cell at once: blocks at the full resolution would cost most and find little more.
+    The head names the four pixels of a cell at once: blocks at the full resolution would cost most and find little.
     At the deepest level dilated blocks and the mean over the picture widen the view: the left and the right of
     a pair of parts look alike, and only the rest of the face tells them apart.
     """

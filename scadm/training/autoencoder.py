@@ -85,7 +85,7 @@ def fit_autoencoder(
         cells = rearrange(latent.detach(), "b c h w -> (b h w) c")
         if step == first_quantised:
             codebook.start(cells)
-        # Rising over the first half: with all of it at once, the encoder would give up a colour to say the others twice.
+        # Rising over the first half: with all of it at once, the encoder gives up a colour to say the others twice.
         most = fit.latent_noise * min(1.0, 2 * step / fit.steps)
         noisy = latent + cells.std(dim=0)[:, None, None] * _noise(latent.shape, most, noise)
         code, ids = model.quantise(noisy) if step >= first_quantised else (noisy, None)

@@ -27,8 +27,8 @@ TEXTURES: dict[str, dict[str, float]] = {
     "cloth": {"plain": 0.4, "stripes": 0.26, "dots": 0.2, "waves": 0.14},
 }
 """Textures of each part that has one, and how often it has it. Such a part has the factors `<part>.texture`,
-`.texture_strength` in [0, 1], `.texture_angle` in degrees and `.texture_frequency` in cycles across half a head. What lies
-behind a face is out of focus: a wall lit from a side, or large shapes without an edge."""
+`.texture_strength` in [0, 1], `.texture_angle` in degrees and `.texture_frequency` in cycles across half a head. What
+lies behind a face is out of focus: a wall lit from a side, or large shapes without an edge."""
 
 HAIR_STYLES = ("crop", "short", "curly", "bob", "long")
 FRINGES = ("none", "straight", "side")
