@@ -17,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from scadm.allocator import keep_freed_memory
 from scadm.config import Params, load_params
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 
@@ -158,7 +157,6 @@ class Stage:
 
 def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
-    keep_freed_memory()
     try:
         program(Stage(name))
     except ValueError as error:

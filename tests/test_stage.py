@@ -292,7 +292,6 @@ EVERYWHERE = {
     "scadm/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
     "scadm/stage.py",  # where a result is put
     "scadm/progress.py",  # bars
-    "scadm/allocator.py",  # speed
     "scadm/weights.py",  # weights on disk and strictly back: the values stay the same
     "scadm/checkpoint.py",  # likewise
     "scadm/tracking.py",  # what MLflow shows

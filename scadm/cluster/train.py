@@ -15,7 +15,6 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from scadm.allocator import keep_freed_memory
 from scadm.checkpoint import Store, is_complete
 from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect, require_reachable
@@ -57,7 +56,6 @@ class RayHooks:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    keep_freed_memory()
     context, board = ray.train.get_context(), config["board"]
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
     # Ray restarts the workers whatever the error was. After one that no restart mends, all ranks end at once, and
