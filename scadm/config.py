@@ -178,6 +178,7 @@ class DiffusionConfig(Config):
     normalise_latents: bool
     no_reference: Fraction
     guidance_null: Fraction
+    draws: PositiveInt
     min_snr_gamma: Positive | None
 
 

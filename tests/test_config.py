@@ -54,17 +54,23 @@ def test_the_paper_s_configuration() -> None:
         ({"project__data_name": "My Faces"}, "project.data_name = 'My Faces'"),
         ({"project__resolution": 60}, "project.resolution = 60: Input should be a multiple of 8"),
         ({"diffusion__no_reference": 1.5}, "diffusion.no_reference = 1.5"),
-        ({"cluster__workers": 3}, "training.batch_size 16 cannot be shared equally by cluster.workers 3"),
-        ({"training__micro_batch": 5}, "training.micro_batch 5 does not divide the 8 images"),
         (
-            {"project__resolution": 24},
+            {"training__batch_size": 16, "cluster__workers": 3},
+            "training.batch_size 16 cannot be shared equally by cluster.workers 3",
+        ),
+        (
+            {"training__batch_size": 16, "training__micro_batch": 5},
+            "training.micro_batch 5 does not divide the 8 images",
+        ),
+        (
+            {"model__style_encoder__downsamplings": 4, "project__resolution": 24},
             "style_encoder.downsamplings 4 needs a project.resolution divisible by 16, it is 24",
         ),
         (
             {"project__resolution": 16, "model__unet__multipliers": [1, 1, 2, 2]},
             "multipliers has 4 levels, which need latents divisible by 8, but project.resolution 16 gives latents of 4",
         ),
-        ({"model__style_encoder__scales": 5}, "scales 5 must not exceed downsamplings 4"),
+        ({"model__style_encoder__scales": 5}, "scales 5 must not exceed downsamplings 3"),
         ({"data__split": {"rule": "fraction", "validation": 0.5, "test": 0.5}}, "validation 0.5 [+] test 0.5"),
     ],
 )
