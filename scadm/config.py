@@ -16,6 +16,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "auto"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Address = Annotated[str, Field(pattern=r"^(drive:[\w-]+|[a-z0-9]+://.+)$")]
+"""What `scadm.data.fetch` fetches: http(s)://..., drive:ID, or what fsspec opens, such as s3://... and file://..."""
+
+FETCHED = "scadm/data/fetch.py"
+"""What data.path names where the archive is fetched: DVC watches a path, and this is the code that makes it."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
@@ -56,9 +63,22 @@ class SplitConfig(Config):
 class DataConfig(Config):
     source: Literal["synthetic", "celebamask-hq", "folder"]
     path: str
+    addresses: tuple[Address, ...]
+    sha256: Sha256 | None
     synthetic: SyntheticConfig
     split: SplitConfig
     known_bad: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _fetches_or_reads(self) -> "DataConfig":
+        if bool(self.addresses) != (self.path == FETCHED):
+            raise ValueError(
+                f"path is {self.path!r} and addresses are {list(self.addresses)}: expected either addresses and path "
+                f"{FETCHED}, to fetch the archive, or no addresses and the path of a local one"
+            )
+        if self.addresses and self.source != "celebamask-hq":
+            raise ValueError(f"addresses fetch an archive in the official layout, but source is {self.source}")
+        return self
 
 
 class MasksConfig(Config):

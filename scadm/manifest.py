@@ -83,6 +83,10 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry] = {}
     source: str | None = None
     """Where the faces come from."""
+    address: str | None = None
+    """What they were fetched from."""
+    terms: str | None = None
+    """What the faces may be used for."""
     autoencoder: str | None = None
     """Fingerprint of the autoencoder: sha256 over its configuration and weights."""
     latent_mean: tuple[float, ...] | None = None

@@ -116,6 +116,11 @@ class Stage:
         )[:16]
 
     @property
+    def downloads(self) -> Path:
+        """Where fetched files are kept, for all runs and experiments of the project."""
+        return self.home / "downloads"
+
+    @property
     def storage_root(self) -> str:
         """Absolute path or URI of the storage root."""
         return find_storage(self.params.storage.root, self.home)

@@ -9,7 +9,7 @@ Two layouts, told apart by their members:
 
 import re
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, TypeVar
@@ -27,7 +27,7 @@ Layout = Literal["official", "labelled"]
 _T = TypeVar("_T")
 
 _OFFICIAL_IMAGE = re.compile(r"(?:CelebAMask-HQ/)?CelebA-HQ-img/([^/]+)\.(?:jpg|png)")
-_OFFICIAL_PART = re.compile(r"(?:CelebAMask-HQ/)?CelebAMask-HQ-mask-anno/\d+/([^/]+)\.png")
+_OFFICIAL_PART = re.compile(r"(?:CelebAMask-HQ/)?CelebAMask-HQ-mask-anno/(\d+)/([^/]+)\.png")
 _MAPPING = re.compile(r"(?:CelebAMask-HQ/)?CelebA-HQ-to-CelebA-mapping\.txt")
 _IMAGE = re.compile(r"images/([^/]+)\.(?:jpg|jpeg|png|webp)", re.IGNORECASE)
 _LABEL = re.compile(r"labels/([^/]+)\.png", re.IGNORECASE)
@@ -62,6 +62,7 @@ class FaceArchive:
         self._masks: dict[str, dict[str, str]] = {}
         """For each id the member of each part; a label map is the only one, under the name of its folder."""
         self._mapping: str | None = None
+        self._folders: dict[int, set[str]] = {}
         try:
             self._index()
         except BaseException:
@@ -81,6 +82,11 @@ class FaceArchive:
     def mask_files(self) -> int:
         """Number of part masks, or of label maps."""
         return sum(map(len, self._masks.values()))
+
+    @property
+    def folders(self) -> Mapping[int, Collection[str]]:
+        """Ids of the faces with masks in each numbered folder of the official layout."""
+        return self._folders
 
     def select(self, known_bad: Collection[str] = ()) -> tuple[str, ...]:
         """The ids without those in `known_bad`, each with an image and masks.
@@ -159,13 +165,15 @@ class FaceArchive:
                 self._add_image(self._number(match[1], name), name)
             elif match := _OFFICIAL_PART.fullmatch(name):
                 official = True
-                number, _, part = match[1].partition("_")
+                number, _, part = match[2].partition("_")
                 if part not in _PARTS:
                     raise ValueError(
                         f"{self._where(name)} is a mask of the unknown part {part!r}, expected one of "
                         f"{', '.join(_PARTS)}. It would be left out of its face: rename or remove it."
                     )
-                self._add_mask(self._number(number, name), part, name)
+                id = self._number(number, name)
+                self._add_mask(id, part, name)
+                self._folders.setdefault(int(match[1]), set()).add(id)
             elif match := _IMAGE.fullmatch(name):
                 labelled = True
                 naming.require_id(match[1], self._where(name))

@@ -1,0 +1,33 @@
+"""What is known of CelebAMask-HQ as it is published."""
+
+from scadm.data.archive import FaceArchive
+from scadm.data.ids import some
+
+IMAGES = 30_000
+PER_FOLDER = 2_000
+"""Faces whose masks lie in one folder: face i in folder i // 2000."""
+
+TERMS = (
+    "CelebAMask-HQ and CelebA-HQ are for non-commercial research and education only; their images are not the "
+    "publishers' property, and must not be passed on or sold. The same holds for what is trained on them."
+)
+
+
+def require_whole(archive: FaceArchive) -> None:
+    """Raise ValueError unless the archive holds every face of the data set, with its masks in the right folder."""
+    expected = [f"{i:05d}" for i in range(IMAGES)]
+    if list(archive.ids) != expected:
+        lacking = sorted(set(expected) - set(archive.ids))
+        raise ValueError(
+            f"{archive.path} has {len(archive.ids)} faces, expected the {IMAGES} of CelebAMask-HQ, 00000 to "
+            f"{IMAGES - 1} (lacking: {some(lacking) or 'none'}). It is another archive, or not the whole one. To train "
+            "on it all the same, name its path in data.path, with data.addresses []."
+        )
+    for folder in range(IMAGES // PER_FOLDER):
+        found, right = set(archive.folders.get(folder, ())), set(expected[folder * PER_FOLDER :][:PER_FOLDER])
+        if found != right:
+            raise ValueError(
+                f"{archive.path} has masks of {len(found)} faces in folder {folder}, expected those of the {PER_FOLDER} "
+                f"faces {min(right)} to {max(right)} (lacking: {some(sorted(right - found)) or 'none'}; of others: "
+                f"{some(sorted(found - right)) or 'none'}). The archive is not as it was published."
+            )
