@@ -7,6 +7,7 @@ import pandas as pd
 from scadm.data.tables import FaceTable
 from scadm.evaluation.parsers import FacerParser, Parser, SmallParser, TorchScriptParser
 from scadm.manifest import Manifest, describe_files
+from scadm.pretrained import locate
 from scadm.progress import bar
 from scadm.stage import Stage, run
 from scadm.training.parser import fit_parser
@@ -16,7 +17,7 @@ def main(stage: Stage) -> None:
     tables = stage.path("data/onehot")
     data = Manifest.read(tables)
     config, seed = stage.params.parser, stage.params.project.seed
-    weights = None if config.weights is None else stage.data / config.weights
+    weights = config.weights and locate(config.weights, config.weights_sha256, stage.data, stage.downloads)
     history: list[dict] = [{"step": 0, "loss": 0.0}]
     parser: Parser
     if config.kind == "small":

@@ -124,6 +124,7 @@ class AutoencoderConfig(Config):
 class AutoencoderStageConfig(Config):
     kind: Literal["small", "vq-f4"]
     weights: str | None
+    weights_sha256: Sha256 | None
     extra_images: Annotated[str, Field(min_length=1)]
     network: AutoencoderConfig
     training: AutoencoderFitConfig
@@ -139,6 +140,7 @@ class ParserConfig(Config):
 class ParserStageConfig(Config):
     kind: Literal["small", "torchscript", "facer"]
     weights: str | None
+    weights_sha256: Sha256 | None
     network: ParserConfig
     training: FitConfig
 
