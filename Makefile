@@ -38,7 +38,7 @@ lint: env-dev ## ruff and pyright
 bench-model: env ## the model against direct baselines at the published size: about 20 min on two cores, 12 GB of memory
 	python -m benchmarks.model
 
-bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about 50 min on two cores
+bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about an hour on two cores
 	python -m benchmarks.quickstart
 
 env: $(VENV)/.core ## the environment of `make run`

@@ -1,7 +1,7 @@
 """What each choice of the quickstart is worth: one short `dvc exp run` for each, that differs from the reference by it.
 
-    python -m benchmarks.quickstart                  # all of them: about 40 minutes on two cores
-    python -m benchmarks.quickstart --only "noise prediction" "batch of 8"
+    python -m benchmarks.quickstart                  # all of them: about an hour on two cores
+    python -m benchmarks.quickstart --only "noise prediction, as the paper" "one draw, batch of 16"
 
 Every experiment is the default configuration with 400 steps of training, or as many as take the same time, and is
 measured on 60 test faces and with one seed. It runs in a folder of its own (`dvc exp run --temp`), so the workspace
@@ -64,9 +64,9 @@ def run(name: str, changes: Sequence[str]) -> dict[str, Any]:
     """Run one experiment, and return its reports/metrics.json."""
     flags = [flag for change in (*SHORT, *changes) for flag in ("-S", change)]
     print(f"== {name}: dvc exp run {' '.join(flags)}", flush=True)
-    subprocess.run(
-        ["dvc", "exp", "run", "--temp", "--force", "--name", experiment(name), *flags, "register"], check=True
-    )
+    # An older one of the same name would be in the way; there may be none.
+    subprocess.run(["dvc", "exp", "remove", experiment(name)], check=False, capture_output=True)
+    subprocess.run(["dvc", "exp", "run", "--temp", "--name", experiment(name), *flags, "register"], check=True)
     shown = subprocess.run(
         ["dvc", "metrics", "show", experiment(name), "--json"], check=True, capture_output=True, text=True
     )

@@ -172,7 +172,7 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
         _fail(
             name,
             f"no space left for {error.filename or 'its files'} ({error.strerror}). Nothing half-written was put in "
-            "place. Free some space (unfinished work is under .work/), then run the same command: it continues.",
+            "place. Free some space, then run the same command again. Finished parts, under .work/, are kept.",
         )
 
 

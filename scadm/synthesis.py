@@ -72,7 +72,7 @@ class Synthesiser:
         return self._encode(to_signed(images).to(self.device), self._one_hot(labels))
 
     def no_reference(self, labels: Labels) -> Tensor:
-        """Style codes (B, K, S) of masks alone: a zero image with the true mask, as half of the training saw it."""
+        """Style codes (B, K, S) of masks alone: a zero image with the true mask, as part of the training saw it."""
         one_hot = self._one_hot(labels)
         return self._encode(torch.zeros(len(labels), 3, *one_hot.shape[2:], device=self.device), one_hot)
 

@@ -30,7 +30,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("RAY_ADDRESS", "SCADM_HOME"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "project"
-    (folder / "scadm/data/synthetic").mkdir(parents=True)
+    for name in ("scadm/data/synthetic", "conf/no_images"):
+        (folder / name).mkdir(parents=True)
     (folder / ".dvc").mkdir()
     for name in ("pyproject.toml", "constraints.txt", ".dvc/config"):
         shutil.copy(ROOT / name, folder / name)
@@ -221,7 +222,7 @@ def test_a_need_that_is_nearly_met_is_a_note() -> None:
 
 def test_more_disk_and_memory_than_there_is(project: Path) -> None:
     fault = only(doctor.disk(params(data__synthetic__count=10**9)), "fault")
-    assert "data, .work, storage" in fault.found and "storage.root" in fault.remedy
+    assert "data, .work, storage" in fault.found and "dvc gc" in fault.remedy
     assert "for data, .work; " in only(doctor.disk(params(storage__root="s3://bucket/x")), "ok").found
     fault = only(doctor.memory(params(cluster__object_store_mb=10**9)), "fault")
     assert "cluster.workers" in fault.remedy

@@ -79,6 +79,6 @@ def test_what_was_not_measured_is_said() -> None:
     one: Any = SwapSheet(*(column[:1] for column in vars(swap(0.7, 0.1)).values()))
     for pairs, number in ((NO_PAIRS, 0), (one, 1)):
         hair, conditions = said(pairs)
-        assert hair.meaning.startswith(f"Not measured: of pairs of test faces that show hair there are {number}, ")
+        assert hair.meaning.startswith(f"Not measured: there are {number} pairs of test faces that show hair, ")
         assert conditions.meaning.startswith("Not measured: the validation split has fewer than 2 faces")
         assert not hair.rows and not conditions.rows

@@ -81,6 +81,9 @@ def import_checkpoint(
     found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
     _, config = read_checkpoint(Store(found.weights), [])
     resized = [f"project.resolution={resolution}"] if stage.params.project.resolution != resolution else []
+    data = stage.params.data
+    if data.source == "synthetic" and data.synthetic.image_size < resolution:
+        resized.append(f"data.synthetic.image_size={resolution}")
     changes = [
         *resized,
         "autoencoder.kind=vq-f4",

@@ -141,7 +141,9 @@ def inputs(params: Params) -> Iterator[Finding]:
     given = {"data.path": params.data.path}
     if params.autoencoder.kind == "vq-f4":
         given["autoencoder.weights"] = params.autoencoder.weights or ""
-    if params.parser.kind == "torchscript":
+    else:
+        given["autoencoder.extra_images"] = params.autoencoder.extra_images
+    if params.parser.kind == "torchscript" or (params.parser.kind == "facer" and params.parser.weights):
         given["parser.weights"] = params.parser.weights or ""
     gone = [f"{key} {path or 'null'}" for key, path in given.items() if not path or not Path(path).exists()]
     if gone:
@@ -229,7 +231,7 @@ def disk(params: Params) -> Iterator[Finding]:
     for group in systems.values():
         places, need = ", ".join(_short(place) for place, _ in group), sum(need for _, need in group)
         free = shutil.disk_usage(_existing(group[0][0])).free
-        remedy = "free some space, or let storage.root in params.yaml be on another disk; `dvc gc -w` empties the cache"
+        remedy = "free some space; `dvc gc -w` drops from DVC's cache what params.yaml as it is now does not use"
         yield _enough("disk", f"for {places}", free, need, remedy)
 
 
@@ -418,8 +420,9 @@ def ray(params: Params, seconds: float = _SECONDS_FOR_RAY) -> Iterator[Finding]:
             remedy = "free memory (and /dev/shm, for cluster.object_store_mb) and try again; Ray's logs are in "
             remedy += "/tmp/ray/session_latest/logs"
         else:
-            remedy = "start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or leave both out for a "
-            remedy += "private Ray; a cluster with a token needs RAY_AUTH_MODE=token and the same token here"
+            remedy = "start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or set the one to null "
+            remedy += "and unset the other for a private Ray; a cluster with a token needs RAY_AUTH_MODE=token and the "
+            remedy += "same token here"
         yield Finding("fault", "ray", _brief(error), remedy)
 
 

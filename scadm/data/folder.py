@@ -21,7 +21,7 @@ def count_images(folder: Path) -> int:
 
 
 def pack_folder(folder: Path, path: Path, progress: Callable[[int], object]) -> int:
-    """Pack `images/ID.{jpg,png,webp}` and `labels/ID.png` (class ids 0 to 18) into the zip `path`.
+    """Pack `images/ID.{jpg,jpeg,png,webp}` and `labels/ID.png` (class ids 0 to 18) into the zip `path`.
 
     The members are stored as they are, sorted by id; the same files give the same bytes. The archive appears
     whole or not at all. `progress` receives 1 for each face. Returns the number of faces.

@@ -1,8 +1,8 @@
 """Is the conditioning used at all? The denoising loss on the validation split, with right and with wrong conditions.
 
 The loss is the training's own, at noise and timesteps that are fixed for each face. Each face is denoised under its own
-style and mask; under the style codes of the next face (of the classes that this one lacks, its own); and with its own
-style codes under the next face's mask, in SPADE and in the attention. With loss_i the mean over a face's timesteps:
+style and mask; under the style codes of the next face (its own for the classes that the next face lacks); and with its
+own style codes under the next face's mask, in SPADE and in the attention. With loss_i the mean over a face's timesteps:
 
     loss = mean of loss_i
     rise = mean of loss_i - own loss_i, with rise_low and rise_high: this mean -+ 1.96 standard errors of it

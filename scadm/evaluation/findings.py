@@ -17,9 +17,9 @@ def _swap(found: dict[str, float], pairs: int) -> Finding:
     if not found:
         return Finding(
             title,
-            f"Not measured: of pairs of test faces that show {PART} there are {pairs}, and {LEAST_PAIRS} are needed. "
-            f"A face shows it on {LEAST_SHARE:.0%} of its pixels or more, some of them further than {RING} from its "
-            "border.",
+            f"Not measured: there are {pairs} pairs of test faces that show {PART}, and {LEAST_PAIRS} are needed. A "
+            f"face shows it on {LEAST_SHARE:.0%} of its pixels or more, some of them further than {RING} pixels from "
+            "its border.",
         )
     cells = [_cell(found, name) for name in ("transfer", "arrival", "leakage")]
     return Finding(

@@ -72,7 +72,8 @@ def figures(synthesiser: Synthesiser, colours: MeanColours, source: FaceSource, 
         ),
         "swap": figure(
             "Swapping parts",
-            "The style of hair, of skin, or of the lips comes from the source; mask, noise and the other styles stay.",
+            "The style of hair, of skin (with nose, neck and ears), or of the lips comes from the source; mask, noise "
+            "and the other styles stay.",
             source=images[other],
             face=images,
             reconstruction=found["model"],
@@ -80,7 +81,7 @@ def figures(synthesiser: Synthesiser, colours: MeanColours, source: FaceSource, 
         ),
         "interpolation": figure(
             "Interpolation",
-            "The codes of hair and skin move from the face's own to the source's.",
+            "The codes of hair, skin, nose and neck move from the face's own to the source's.",
             face=images,
             **steps,
             source=images[other],

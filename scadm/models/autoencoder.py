@@ -17,7 +17,7 @@ class ResBlock(nn.Module):
     """x + conv(SiLU(conv(SiLU(GroupNorm(x))))).
 
     One norm, and none on the way from image to latent and back: a norm takes out a picture's own mean, and a short
-    training then loses its hue (benchmarks/quickstart.md).
+    training then loses its hue.
     """
 
     def __init__(self, channels: int, groups: int) -> None:

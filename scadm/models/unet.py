@@ -227,7 +227,7 @@ class UNet(nn.Module):
         )
 
     def forward(self, x_t: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """x_t (B, C, h, w), t (B,) in 0 .. T - 1 -> predicted noise (B, C, h, w)."""
+        """x_t (B, C, h, w), t (B,) in 0 .. T - 1 -> predicted noise, or v, (B, C, h, w)."""
         time = F.silu(self.time(timestep_embedding(t, self.config.channels)))
         x = self.stem(x_t)
         skips = [x]
