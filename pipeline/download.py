@@ -10,9 +10,9 @@ def main(stage: Stage) -> None:
     data, seed = stage.params.data, stage.params.project.seed
     work = stage.work_folder()
     origin = source.obtain(data, seed, stage.path(data.path), stage.downloads, work, stage.say)
-    with FaceArchive(work / origin.files[0]) as archive:
-        complete = archive.select(data.known_bad)
-        counts = {"faces": len(archive.ids), "mask_files": archive.mask_files}
+    archive = FaceArchive(work / origin.files[0])
+    complete = archive.select(data.known_bad)
+    counts = {"faces": len(archive.ids), "mask_files": archive.mask_files}
     stage.say(f"{counts['faces']} faces, {len(complete)} of them to be used, each with an image and masks")
     manifest = Manifest(
         stage="download",

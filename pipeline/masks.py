@@ -13,15 +13,14 @@ from scadm.stage import Stage, run
 def main(stage: Stage) -> None:
     params = stage.params
     raw = Manifest.read(stage.path("data/raw"))
-    archive_path = stage.path("data/raw/archive.zip")
-    with FaceArchive(archive_path) as archive:
-        ids = archive.select(params.data.known_bad)
-        mapping = archive.mapping() if params.data.split.rule == "official" else {}
+    archive = FaceArchive(stage.path("data/raw/archive.zip"))
+    ids = archive.select(params.data.known_bad)
+    mapping = archive.mapping() if params.data.split.rule == "official" else {}
     splits = assign(ids, params.data.split, params.project.seed, mapping)
 
     work = stage.work_folder()
     resolution = params.project.resolution
-    tasks = part_tasks(archive_path, splits, resolution, params.masks.rows_per_part, work)
+    tasks = part_tasks(archive, splits, resolution, params.masks, work)
     reports = map_tasks(
         lambda: make_part,
         tasks,

@@ -82,6 +82,7 @@ class DataConfig(Config):
 
 
 class MasksConfig(Config):
+    resize: Literal["nearest", "area"]
     rows_per_part: PositiveInt
 
 

@@ -179,7 +179,9 @@ def _transfer(address: str, part: Path, wanted: Wanted, bar: Bar, pause: float, 
             now = part.stat().st_size if part.is_file() else 0
             idle = 0 if now > before else idle + 1
             if idle == _TRIES:
-                raise _Unavailable(f"no more bytes came in {_TRIES} attempts, the last of which says: {error}") from None
+                raise _Unavailable(
+                    f"no more bytes came in {_TRIES} attempts, the last of which says: {error}"
+                ) from None
             time.sleep(pause * 2 ** max(idle - 1, 0))
 
 
@@ -304,10 +306,14 @@ def _open_http(url: str, params: dict[str, str], offset: int, mark: str | None) 
     if status in (206, 416):
         span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         total = int(whole) if whole.isdecimal() else None
-        start = offset if status == 416 and total == offset else int(span.partition("-")[0] or 0) if status == 206 else -1
+        start = (
+            offset if status == 416 and total == offset else int(span.partition("-")[0] or 0) if status == 206 else -1
+        )
         if start != offset:
             response.close()
-            raise _Broken(f"asked for the bytes from {offset} on, it answered {response.headers.get('Content-Range')!r}")
+            raise _Broken(
+                f"asked for the bytes from {offset} on, it answered {response.headers.get('Content-Range')!r}"
+            )
     elif status != 200:
         response.close()
         text = f"it answered {status} {response.reason}"

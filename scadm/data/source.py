@@ -54,8 +54,7 @@ def obtain(data: DataConfig, seed: int, given: Path, downloads: Path, work: Path
     else:
         address = None
         require_local(data.path, given)
-        with FaceArchive(given) as archive:  # a fault shows before gigabytes are copied
-            archive.select(data.known_bad)
+        FaceArchive(given).select(data.known_bad)  # a fault shows before gigabytes are copied
         with bar(given.stat().st_size, "copy", "bytes") as progress:
             copy(given, target, progress.update)
     return Origin([target.name], address, official.TERMS)
@@ -66,9 +65,9 @@ def _fetch(data: DataConfig, downloads: Path, target: Path, say: Callable[[str],
         fetched = fetch(Wanted("CelebAMask-HQ.zip", data.addresses, data.sha256), downloads, transfer)
     if fetched.new_hash:
         say(f"its sha256 was not known; {fetched.record.sha256} is recorded, and required from now on")
-    with FaceArchive(fetched.path) as archive:
-        archive.select(data.known_bad)
-        official.require_whole(archive)
+    archive = FaceArchive(fetched.path)
+    archive.select(data.known_bad)
+    official.require_whole(archive)
     target.unlink(missing_ok=True)
     try:
         os.link(fetched.path, target)  # not stored twice
