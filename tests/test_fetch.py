@@ -262,7 +262,7 @@ def test_a_server_that_announces_less_than_it_has(server: Server, tmp_path: Path
 
 def test_a_web_page_is_explained(server: Server, tmp_path: Path) -> None:
     server.page = "<!DOCTYPE html><html><body><h1>CelebAMask-HQ</h1>Please log in.</body></html>"
-    with pytest.raises(ValueError, match="a web page came instead of the file: 'CelebAMask-HQ Please log in.'"):
+    with pytest.raises(ValueError, match=r"a web page came instead of the file: 'CelebAMask-HQ Please log in\.'"):
         get(tmp_path, f"{server.address}/a")
 
 
@@ -320,7 +320,7 @@ def test_a_disk_without_space_is_named_before_the_transfer(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1_000_000}))
-    with pytest.raises(ValueError, match="faces.zip needs 0.00 GB more"):
+    with pytest.raises(ValueError, match=r"faces\.zip needs 0\.00 GB more"):
         get(tmp_path, f"{server.address}/a")
 
 

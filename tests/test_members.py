@@ -64,7 +64,7 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     directory = data.index(b"PK\1\2")
     data[directory + 8] |= 1  # the flag of encryption
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="face.png in .*is encrypted"):
+    with pytest.raises(ValueError, match=r"face.png in .*is encrypted"):
         list_members(path)
 
 
@@ -88,7 +88,7 @@ def test_a_member_that_holds_more_than_it_announces_is_not_unpacked(tmp_path: Pa
         struct.pack_into("<I", data, data.index(signature) + place, 1000)
     path.write_bytes(data)
     (member,) = list_members(path)
-    with pytest.raises(ValueError, match="face.png in .*damaged .it unpacks to 1001 bytes or more, not to 1000"):
+    with pytest.raises(ValueError, match=r"face.png in .*damaged .it unpacks to 1001 bytes or more, not to 1000"):
         read_member(path, member)
 
 

@@ -1,8 +1,9 @@
 """Files from addresses: fetched once into a cache, continued after a break, and known by their sha256.
 
 An address is `http(s)://...`, `drive:ID` (a public file of Google Drive), or one that fsspec opens: `file://...`,
-`s3://...`. The addresses of a file are mirrors of each other, tried in order. Beside a fetched file NAME lies its record,
-`NAME.json`. Where the sha256 was not known, the record holds that of the first fetch, and no other is accepted after.
+`s3://...`. The addresses of a file are mirrors of each other, tried in order. Beside a fetched file NAME lies its
+record, `NAME.json`. Where the sha256 was not known, the record holds that of the first fetch, and no other is accepted
+after.
 """
 
 import shutil
@@ -78,6 +79,10 @@ class _Unavailable(Exception):
 
 class _Broken(Exception):
     """The transfer ended early; another attempt may go on."""
+
+
+class _Changed(_Broken):
+    """What has arrived is no part of what is at the address now."""
 
 
 class _Stream(NamedTuple):
@@ -189,11 +194,15 @@ def _attempt(address: str, part: Path, wanted: Wanted, bar: Bar, drive: str) -> 
     origin = _origin(part)
     there = _Unfinished.model_validate_json(origin.read_bytes()) if origin.is_file() and part.is_file() else None
     offset = part.stat().st_size if there is not None and there.address == address else 0
-    stream = _open(address, offset, there.mark if there is not None and offset else None, drive)
+    try:
+        stream = _open(address, offset, there.mark if there is not None and offset else None, drive)
+    except _Changed:
+        part.unlink()
+        raise
     with closing(stream.chunks):
         if stream.start and not (there is not None and _same(stream, there)):
             part.unlink()
-            raise _Broken("the file at the address has changed since its first bytes came")
+            raise _Changed("the file at the address has changed since its first bytes came")
         _require_space(part, wanted.name, (stream.total or 0) - stream.start)
         write_json(origin, _Unfinished(address=address, mark=stream.mark, total=stream.total).model_dump())
         bar.start(wanted.name, stream.total or 0, stream.start)
@@ -304,16 +313,13 @@ def _open_http(url: str, params: dict[str, str], offset: int, mark: str | None) 
     length = response.headers.get("Content-Length")
     start, total = 0, int(length) if length is not None else None
     if status in (206, 416):
-        span, _, whole = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        answer = response.headers.get("Content-Range", "")
+        span, _, whole = answer.removeprefix("bytes ").partition("/")
         total = int(whole) if whole.isdecimal() else None
-        start = (
-            offset if status == 416 and total == offset else int(span.partition("-")[0] or 0) if status == 206 else -1
-        )
+        start = total if status == 416 else int(span.partition("-")[0])  # 416: there is nothing beyond the end
         if start != offset:
             response.close()
-            raise _Broken(
-                f"asked for the bytes from {offset} on, it answered {response.headers.get('Content-Range')!r}"
-            )
+            raise _Changed(f"asked for the bytes from {offset} on, it answered {status} {answer!r}")
     elif status != 200:
         response.close()
         text = f"it answered {status} {response.reason}"

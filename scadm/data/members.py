@@ -80,7 +80,7 @@ def list_members(path: Path) -> list[Member]:
 def read_member(path: Path, member: Member) -> bytes:
     """A member's content. Raises ValueError, saying what is wrong, unless it is what the directory recorded."""
     try:
-        file = _open(str(path), os.stat(path).st_mtime_ns)
+        file = _open(str(path), path.stat().st_mtime_ns)
         header = os.pread(file.number, _LOCAL_HEADER.size, member.offset)
         signature, name, extra = _LOCAL_HEADER.unpack(header)
         if signature != b"PK\3\4":

@@ -27,7 +27,7 @@ def require_whole(archive: FaceArchive) -> None:
         found, right = set(archive.folders.get(folder, ())), set(expected[folder * PER_FOLDER :][:PER_FOLDER])
         if found != right:
             raise ValueError(
-                f"{archive.path} has masks of {len(found)} faces in folder {folder}, expected those of the {PER_FOLDER} "
-                f"faces {min(right)} to {max(right)} (lacking: {some(sorted(right - found)) or 'none'}; of others: "
-                f"{some(sorted(found - right)) or 'none'}). The archive is not as it was published."
+                f"{archive.path} has masks of {len(found)} faces in folder {folder}, expected those of the "
+                f"{PER_FOLDER} faces {min(right)} to {max(right)} (lacking: {some(sorted(right - found)) or 'none'}; "
+                f"of others: {some(sorted(found - right)) or 'none'}). The archive is not as it was published."
             )

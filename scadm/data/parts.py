@@ -53,8 +53,9 @@ def resized(labels: NDArray[np.uint8], resolution: int, resize: MaskResize) -> N
     if resize == "nearest":
         return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     shown = np.unique(labels)
-    areas = [Image.fromarray((labels == k).astype(np.float32)).resize(size, Image.Resampling.BOX) for k in shown]
-    return shown[np.argmax(np.stack(areas), axis=0)].astype(np.uint8)
+    masks = [Image.fromarray((labels == k).astype(np.float32)) for k in shown]
+    areas = np.stack([np.asarray(mask.resize(size, Image.Resampling.BOX)) for mask in masks])
+    return shown[areas.argmax(axis=0)].astype(np.uint8)
 
 
 def part_tasks(
