@@ -6,7 +6,7 @@ from scadm.data.archive import FaceArchive
 from scadm.data.parts import make_part, part_tasks, require_rows
 from scadm.data.splits import assign
 from scadm.data.tables import FaceTable
-from scadm.manifest import SPLITS, Manifest, Split, describe_files, write_atomically
+from scadm.manifest import SPLITS, Manifest, Split, describe_files
 from scadm.stage import Stage, run
 
 
@@ -47,9 +47,6 @@ def main(stage: Stage) -> None:
         inputs={"data/raw": raw.digest},
         files=describe_files(work, [report.name for report in reports]),
     )
-    train = FaceTable(work, "train")
-    rows = [f"{name},{share:.4f},{area:.6f}\n" for name, share, area in train.class_shares()]
-    write_atomically(stage.path("reports/classes.csv"), "class,faces_share,mean_area\n" + "".join(rows))
     stage.publish(work, "data/onehot", manifest)
 
 
