@@ -10,8 +10,8 @@ from PIL import Image
 
 from scadm.data.tables import FaceTable
 from scadm.faces import CLASS_ID, PALETTE
-from scadm.inspection.suspects import RULES
 from scadm.inspection.survey import Survey
+from scadm.inspection.suspects import RULES
 from scadm.manifest import write_atomically
 from scadm.pages import pages
 
