@@ -18,7 +18,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "auto"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Address = Annotated[str, Field(pattern=r"^(drive:[\w-]+|[a-z0-9]+://.+)$")]
-"""What `scadm.data.fetch` fetches: http(s)://..., drive:ID, or what fsspec opens, such as s3://... and file://..."""
+"""What `scadm.data.fetch` fetches: http(s)://..., drive:ID, or what Arrow opens, such as s3://... and file://..."""
 
 FETCHED = "scadm/data/fetch.py"
 """What data.path names where the archive is fetched: DVC watches a path, and this is the code that makes it."""

@@ -1,6 +1,6 @@
 """Files from addresses: fetched once into a cache, continued after a break, and known by their sha256.
 
-An address is `http(s)://...`, `drive:ID` (a public file of Google Drive), or one that fsspec opens: `file://...`,
+An address is `http(s)://...`, `drive:ID` (a public file of Google Drive), or one that Arrow opens: `file://...`,
 `s3://...`. The addresses of a file are mirrors of each other, tried in order. Beside a fetched file NAME lies its
 record, `NAME.json`. Where the sha256 was not known, the record holds that of the first fetch, and no other is accepted
 after.
@@ -14,11 +14,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urljoin
 
+import pyarrow as pa
 import requests
 from filelock import FileLock
+from pyarrow import fs
 from pydantic import BaseModel, ConfigDict
 
 from scadm.manifest import sha256, write_json
@@ -287,7 +289,7 @@ def _open(address: str, offset: int, mark: str | None, drive: str) -> _Stream:
         return _open_http(address, {}, offset, mark)
     if scheme == "drive":
         return _open_drive(address.partition(":")[2], offset, mark, drive)
-    return _open_fsspec(address, offset)
+    return _open_store(address, offset)
 
 
 def _open_drive(file: str, offset: int, mark: str | None, drive: str) -> _Stream:
@@ -338,21 +340,18 @@ def _http_chunks(response: requests.Response, *, nothing: bool) -> Generator[byt
             yield from response.iter_content(_CHUNK)
 
 
-def _open_fsspec(address: str, offset: int) -> _Stream:
-    import fsspec
-
+def _open_store(address: str, offset: int) -> _Stream:
     try:
-        filesystem, path = fsspec.core.url_to_fs(address)
-        info = filesystem.info(path)
-        mark = str(info.get("ETag") or info.get("mtime") or info.get("LastModified") or "") or None
-        return _Stream(offset, int(info["size"]), mark, _file_chunks(filesystem.open(path, "rb"), offset))
-    except ImportError as error:
-        raise _Unavailable(f"{error}. For s3 addresses: pip install -c constraints.txt -e '.[s3]'") from None
-    except (OSError, ValueError) as error:
-        raise _Unavailable(f"it cannot be opened ({type(error).__name__}: {error})") from None
+        filesystem, path = fs.FileSystem.from_uri(address)
+        info = filesystem.get_file_info(path)
+        if info.type != fs.FileType.File:
+            raise _Unavailable("there is no file")
+        return _Stream(offset, info.size, str(info.mtime_ns), _file_chunks(filesystem.open_input_file(path), offset))
+    except (OSError, pa.ArrowException) as error:
+        raise _Unavailable(f"it cannot be opened ({error})") from None
 
 
-def _file_chunks(file: BinaryIO, offset: int) -> Generator[bytes]:
+def _file_chunks(file: pa.NativeFile, offset: int) -> Generator[bytes]:
     with file:
         file.seek(offset)
         while chunk := file.read(_CHUNK):
