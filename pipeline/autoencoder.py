@@ -9,7 +9,7 @@ from scadm.data.tables import FaceTable
 from scadm.first_stage import import_vq_f4, save_small
 from scadm.manifest import SPLITS, Manifest, describe_files
 from scadm.pixels import JoinedImages
-from scadm.pretrained import locate, open_vq_f4
+from scadm.pretrained import open_vq_f4
 from scadm.progress import bar
 from scadm.stage import Stage, run
 from scadm.training.autoencoder import fit_autoencoder, reconstruction_ssim
@@ -22,8 +22,7 @@ def main(stage: Stage) -> None:
     counts = {}
     if config.kind == "vq-f4":
         work = stage.work_folder()
-        weights = locate(config.weights or "", config.weights_sha256, stage.data, stage.downloads)
-        mark = import_vq_f4(work, open_vq_f4(weights))
+        mark = import_vq_f4(work, open_vq_f4(stage.located(config.weights or "", config.weights_sha256)))
         history = [{"step": 0, "loss": 0.0, "ssim": 0.0}]
     else:
         train, validation, test = (FaceTable(tables, split) for split in SPLITS)

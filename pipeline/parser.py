@@ -7,7 +7,6 @@ import pandas as pd
 from scadm.data.tables import FaceTable
 from scadm.evaluation.parsers import FacerParser, Parser, SmallParser, TorchScriptParser
 from scadm.manifest import Manifest, describe_files
-from scadm.pretrained import locate
 from scadm.progress import bar
 from scadm.stage import Stage, run
 from scadm.training.parser import fit_parser
@@ -17,7 +16,7 @@ def main(stage: Stage) -> None:
     tables = stage.path("data/onehot")
     data = Manifest.read(tables)
     config, seed = stage.params.parser, stage.params.project.seed
-    weights = config.weights and locate(config.weights, config.weights_sha256, stage.data, stage.downloads)
+    weights = config.weights and stage.located(config.weights, config.weights_sha256)
     history: list[dict] = [{"step": 0, "loss": 0.0}]
     parser: Parser
     if config.kind == "small":

@@ -1,24 +1,10 @@
-"""Pretrained weights: by path, or by an address from which they are fetched once."""
+"""A pretrained VQ-f4, in whatever form it comes."""
 
 import tempfile
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from scadm.data.fetch import Wanted, fetch
 from scadm.first_stage import VQF4
-from scadm.progress import Transfer
-
-
-def locate(named: str, sha256: str | None, base: Path, downloads: Path) -> Path:
-    """The path of weights named by a path, relative to `base`, or by an address, which is fetched into `downloads`.
-
-    Raises ValueError as `fetch` does.
-    """
-    if "://" not in named and not named.startswith("drive:"):
-        return base / named
-    name = PurePosixPath(named.partition("?")[0].partition(":")[2]).name
-    with Transfer() as transfer:
-        return fetch(Wanted(name, (named,), sha256), downloads, transfer).path
 
 
 def open_vq_f4(weights: Path) -> VQF4:

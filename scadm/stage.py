@@ -18,7 +18,9 @@ from typing import Any
 import yaml
 
 from scadm.config import Params, load_params
+from scadm.data.fetch import locate
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
+from scadm.progress import Transfer
 
 _CODE = ("scadm", "pipeline")
 _NAMED = re.compile(r"\$\{([a-z_.]+)\}")
@@ -124,6 +126,11 @@ class Stage:
     def storage_root(self) -> str:
         """Absolute path or URI of the storage root."""
         return find_storage(self.params.storage.root, self.home)
+
+    def located(self, named: str, sha256: str | None) -> Path:
+        """A file that a parameter names by a path or an address; from an address it is fetched, once."""
+        with Transfer() as transfer:
+            return locate(named, sha256, self.data, self.downloads, transfer)
 
     def path(self, name: str) -> Path:
         """Absolute path of an out or a dependency."""

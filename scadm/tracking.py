@@ -21,9 +21,10 @@ from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 from numpy.typing import NDArray
 
-from scadm.checkpoint import Store, digest_of, is_complete
+from scadm.checkpoint import digest_of, is_complete
 from scadm.config import TrackingConfig, flatten
 from scadm.manifest import require_same
+from scadm.store import Store
 
 RUN_KEY = "scadm.run_key"
 _PARAMS_PER_CALL = 100

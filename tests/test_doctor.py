@@ -19,9 +19,9 @@ from projects import ROOT, Project
 from scadm import profiles, tracking
 from scadm.app import doctor, machine
 from scadm.app.doctor import Finding, Gpus
-from scadm.checkpoint import Store
 from scadm.cluster import probe
 from scadm.config import Params, validate
+from scadm.store import Store
 
 
 @pytest.fixture

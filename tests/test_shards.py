@@ -1,5 +1,6 @@
 """Latent shards, their index, and how they are made from tables."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import webdataset
 from toy_faces import ToyFaces
 
 from scadm.data.latents import ShardMaker, statistics
-from scadm.data.shards import INDEX, MEMBERS, ShardReader, read_offsets, write_index, write_shard
+from scadm.data.shards import INDEX, MEMBERS, ShardReader, describe_shard, write_index, write_shard
 from scadm.data.tables import Face, part_name, write_part
 from scadm.first_stage import load_first_stage
 from scadm.manifest import Split
@@ -43,7 +44,6 @@ def test_samples_read_back_at_their_offsets(tmp_path: Path, remote: bool) -> Non
     folder = tiny.write_shards(tmp_path / "shards", {"train": rows, "test": tiny.samples(2, seed=1)}, per_shard=3)
     reader = ShardReader(folder.as_uri() if remote else str(folder), "train")
     assert len(reader) == 7
-    assert reader.ids == [row.id for row in rows]
     for index in (6, 0, 3, 3):
         found, expected = reader[index], rows[index]
         assert found.id == expected.id
@@ -65,8 +65,12 @@ def test_the_index_holds_every_member(tmp_path: Path) -> None:
     assert key == "0-0001"
     magic = [b"\x93NUMPY", b"RIFF", b"\x89PNG"]
     assert [data[offset : offset + len(start)] for (offset, _), start in zip(places, magic, strict=True)] == magic
-    shards = {path.name: read_offsets(path) for path in sorted(folder.glob("*.tar"))}
-    assert write_index(tmp_path / "again.json", shards) == (folder / INDEX).read_text()
+    assert tree["latents"] == {"autoencoder": "0" * 64, "mean": [0.0] * 3, "std": [1.0] * 3}
+    for shard in tree["shards"]:
+        data = (folder / shard["name"]).read_bytes()
+        assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    write_index(tmp_path / "again.json", map(describe_shard, sorted(folder.glob("*.tar"))), tiny.LATENTS)
+    assert (tmp_path / "again.json").read_text() == (folder / INDEX).read_text()
 
 
 def test_a_split_without_samples_is_refused(tmp_path: Path) -> None:
@@ -111,10 +115,9 @@ def make(folder: Path, flip: bool, batch_size: int = 2) -> ShardMaker:
 @pytest.mark.parametrize("flip", [False, True])
 def test_latents_are_the_autoencoder_s_of_both_orientations(tmp_path: Path, flip: bool) -> None:
     report = make(tmp_path, flip)("train", 1, 4)
-    assert report.name == "train-000001-000003.tar"
-    assert report.ids == ["face-1", "face-3", "face-4"]
-    offsets = {report.name: read_offsets(tmp_path / "work" / report.name)}
-    write_index(tmp_path / "work" / INDEX, offsets)
+    assert report.shard.name == "train-000001-000003.tar"
+    assert list(report.shard.samples) == ["face-1", "face-3", "face-4"]
+    write_index(tmp_path / "work" / INDEX, [report.shard], tiny.LATENTS)
     reader = ShardReader(str(tmp_path / "work"), "train")
     encode = load_first_stage(tmp_path / "autoencoder").model.encode
     for index in range(3):
@@ -130,11 +133,11 @@ def test_latents_are_the_autoencoder_s_of_both_orientations(tmp_path: Path, flip
 
 def test_a_finished_shard_is_kept_and_reported_alike(tmp_path: Path) -> None:
     first = make(tmp_path, True)("train", 0, 5)
-    path = tmp_path / "work" / first.name
+    path = tmp_path / "work" / first.shard.name
     made = path.stat().st_mtime_ns
     again = make(tmp_path, True)("train", 0, 5)
     assert path.stat().st_mtime_ns == made
-    assert again.ids == first.ids
+    assert again.shard == first.shard
     np.testing.assert_array_equal(again.sum, first.sum)
 
 
@@ -143,7 +146,7 @@ def test_statistics_are_those_of_all_latents(tmp_path: Path) -> None:
     reports = [maker("train", 0, 2), maker("train", 2, 5)]
     stored = []
     for report in reports:
-        write_index(tmp_path / "work" / INDEX, {report.name: read_offsets(tmp_path / "work" / report.name)})
+        write_index(tmp_path / "work" / INDEX, [report.shard], tiny.LATENTS)
         reader = ShardReader(str(tmp_path / "work"), "train")
         stored += [reader[i].latent.astype(np.float64) for i in range(len(reader))]
     latents = np.concatenate(stored)

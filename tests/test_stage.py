@@ -292,6 +292,9 @@ EVERYWHERE = {
     "scadm/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
     "scadm/stage.py",  # where a result is put
     "scadm/progress.py",  # bars
+    "scadm/data/fetch.py",  # moves bytes, whose sha256 is checked
+    "scadm/data/shard_cache.py",  # likewise
+    "scadm/store.py",  # likewise
     "scadm/weights.py",  # weights on disk and strictly back: the values stay the same
     "scadm/checkpoint.py",  # likewise
     "scadm/tracking.py",  # what MLflow shows
@@ -305,7 +308,16 @@ EVERYWHERE = {
 ALLOWED: dict[str, set[str]] = {
     "download": set(),
     "masks": set(),
-    "autoencoder": {"scadm/faces.py"},  # the label list is compared, no class is used
+    "inspect": set(),
+    "autoencoder": {
+        "scadm/faces.py",  # the label list is compared, no class is used
+        # Only to take in a VQ-f4, which is then known by the fingerprint of its weights.
+        "scadm/pretrained.py",
+        "scadm/interop.py",
+        "scadm/lightning.py",
+        "scadm/diffusion/schedule.py",
+        *(f"scadm/models/{name}.py" for name in ("attention", "scadm", "spade", "style_encoder", "unet")),
+    },
     "latents": {"scadm/faces.py"},  # likewise: masks pass through as they are
     # It saves a parser and loads it again; a folder in another format is refused when it is loaded.
     "parser": {"scadm/evaluation/parsers.py"},

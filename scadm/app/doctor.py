@@ -338,7 +338,7 @@ def gpu(params: Params) -> Iterator[Finding]:
 
 def _write_and_remove(root: str) -> None:
     """As checkpoints are written. Raises OSError, or ValueError for a kind of address that is not known."""
-    from scadm.checkpoint import Store
+    from scadm.store import Store
 
     store = Store(f"{root}/.scadm-doctor-{uuid.uuid4().hex}")
     try:

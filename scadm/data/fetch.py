@@ -13,7 +13,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from html.parser import HTMLParser
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 from urllib.parse import urljoin
 
@@ -142,6 +142,17 @@ def fetch(wanted: Wanted, cache: Path, bar: Bar, *, pause: float = 1.0, drive: s
         f"{wanted.name} could not be fetched:\n  " + "\n  ".join(reasons) + "\nWhat has arrived is kept: run the same "
         "command again to go on. Or give other addresses, or fetch the file by other means and name its path."
     )
+
+
+def locate(named: str, sha256: str | None, base: Path, downloads: Path, bar: Bar) -> Path:
+    """The path of weights named by a path, relative to `base`, or by an address, which is fetched into `downloads`.
+
+    Raises ValueError as `fetch` does.
+    """
+    if "://" not in named and not named.startswith("drive:"):
+        return base / named
+    name = PurePosixPath(named.partition("?")[0].partition(":")[2]).name
+    return fetch(Wanted(name, (named,), sha256), downloads, bar).path
 
 
 def _require_recorded(path: Path, record: Record) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scadm.data.shards import Sample, read_offsets, write_shard
+from scadm.data.shards import Sample, ShardEntry, describe_shard, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
 from scadm.manifest import SPLITS, Split, require_same
@@ -17,8 +17,7 @@ from scadm.pixels import to_signed
 
 
 class ShardReport(NamedTuple):
-    name: str
-    ids: list[str]
+    shard: ShardEntry
     sum: NDArray[np.float64]
     """Per channel, over the stored latents; with `square` and `count` it gives mean and variance."""
     square: NDArray[np.float64]
@@ -66,20 +65,20 @@ class ShardMaker:
         path = self.work / name
         if not path.is_file():
             write_shard(path, split, self._samples(table, range(start, stop)))
-        latents = np.stack([np.load(file) for file in _latent_files(path)]).astype(np.float64)
+        shard = describe_shard(path)
+        latents = np.stack([np.load(file) for file in _latent_files(path, shard)]).astype(np.float64)
         by_channel = latents.transpose(2, 0, 1, 3, 4).reshape(latents.shape[2], -1)
         return ShardReport(
-            name=name,
-            ids=list(read_offsets(path)),
+            shard=shard,
             sum=by_channel.sum(1),
             square=(by_channel**2).sum(1),
             count=by_channel.shape[1],
         )
 
 
-def _latent_files(path: Path) -> Iterator[io.BytesIO]:
+def _latent_files(path: Path, shard: ShardEntry) -> Iterator[io.BytesIO]:
     data = path.read_bytes()
-    for offsets in read_offsets(path).values():
+    for offsets in shard.samples.values():
         offset, size = offsets["latent.npy"]
         yield io.BytesIO(data[offset : offset + size])
 
@@ -96,7 +95,8 @@ def shard_tasks(splits: Mapping[Split, Sequence[str]], samples_per_shard: int) -
 def require_ids(reports: Sequence[ShardReport], splits: Mapping[Split, Sequence[str]], work: Path) -> None:
     """Raise ValueError unless the shards hold just the ids of each split, in order: rows in = rows out."""
     for split in SPLITS:
-        written = [key for report in reports if report.name.startswith(f"{split}-") for key in report.ids]
+        shards = [report.shard for report in reports if report.shard.name.startswith(f"{split}-")]
+        written = [key for shard in shards for key in shard.samples]
         require_same(f"the ids in the {split} shards", written, list(splits[split]), f"Delete {work} and run again.")
 
 

@@ -6,16 +6,21 @@ flipping is on), `ID.image.webp` (lossless RGB, for the style encoder), `ID.mask
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pyarrow import fs
 from webdataset.writer import TarWriter
+
+from scadm.data.shard_cache import CACHE_BYTES, ShardCache
+from scadm.manifest import sha256, write_atomically
+from scadm.store import Store
 
 INDEX = "index.json"
 MEMBERS = ("latent.npy", "image.webp", "mask.png")
@@ -66,48 +71,86 @@ Offsets = dict[str, tuple[int, int]]
 """Byte offset and size of each member of a sample, by the member's extension."""
 
 
-def read_offsets(path: Path) -> dict[str, Offsets]:
-    """Where the members of each sample lie in a tar."""
-    offsets: dict[str, Offsets] = {}
+class ShardEntry(NamedTuple):
+    """A shard as the index lists it."""
+
+    name: str
+    bytes: int
+    sha256: str
+    samples: dict[str, Offsets]
+
+
+class Latents(NamedTuple):
+    """What all latents of an index have in common."""
+
+    autoencoder: str
+    """Its fingerprint."""
+    mean: tuple[float, ...]
+    """By channel, over the train split; likewise `std`."""
+    std: tuple[float, ...]
+
+
+def describe_shard(path: Path) -> ShardEntry:
+    """Read a finished shard: its hash, and where the members of each sample lie."""
+    samples: dict[str, Offsets] = {}
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, _, extension = member.name.partition(".")
-            offsets.setdefault(key, {})[extension] = (member.offset_data, member.size)
-    return offsets
+            samples.setdefault(key, {})[extension] = (member.offset_data, member.size)
+    return ShardEntry(path.name, path.stat().st_size, sha256(path), samples)
 
 
-def write_index(path: Path, shards: dict[str, dict[str, Offsets]]) -> str:
-    """The text of index.json: for each shard, in order, its samples and their offsets."""
-    tree = {"members": MEMBERS, "shards": []}
-    for name, samples in shards.items():
-        rows = [[key, *(offsets[member] for member in MEMBERS)] for key, offsets in samples.items()]
-        tree["shards"].append({"name": name, "samples": rows})
-    text = json.dumps(tree, separators=(",", ":"))
-    path.write_text(text)
-    return text
+def write_index(path: Path, shards: Iterable[ShardEntry], latents: Latents) -> None:
+    """Write index.json: for each shard, in order, its size, its hash, its samples and their offsets."""
+    tree = {
+        "members": MEMBERS,
+        "latents": latents._asdict(),
+        "shards": [
+            {
+                "name": shard.name,
+                "bytes": shard.bytes,
+                "sha256": shard.sha256,
+                "samples": [[key, *(offsets[member] for member in MEMBERS)] for key, offsets in shard.samples.items()],
+            }
+            for shard in shards
+        ],
+    }
+    write_atomically(path, json.dumps(tree, separators=(",", ":")))
 
 
 class ShardReader:
-    """Random access to the samples of one split, in local or remote shards. Safe to use from several threads."""
+    """Random access to the samples of one split, in local or remote shards. Safe to use from several threads.
 
-    def __init__(self, root: str, split: str) -> None:
-        self.filesystem, self.root = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), root)
-        with self.filesystem.open_input_file(f"{self.root}/{INDEX}") as file:
-            tree = json.loads(file.read())
+    Remote shards are fetched whole, once a machine, into a cache of `cache_bytes` at most. Raises ValueError by name
+    where a shard is missing, or is not the one that the index was written of: of a local one the size is compared, of
+    a fetched one also the sha256.
+    """
+
+    def __init__(self, root: str, split: str, cache_bytes: int = CACHE_BYTES) -> None:
+        store = Store(root)
+        try:
+            tree = json.loads(store.read(INDEX))
+        except FileNotFoundError:
+            raise ValueError(
+                f"{root} has no {INDEX}, so it holds no finished shards. Run `dvc repro latents`."
+            ) from None
+        self._shards = {shard["name"]: (shard["bytes"], shard["sha256"]) for shard in tree["shards"]}
         self._samples: list[tuple[str, str, list[tuple[int, int]]]] = []
         for shard in tree["shards"]:
             if shard["name"].split("-")[0] == split:
                 self._samples += [(shard["name"], key, places) for key, *places in shard["samples"]]
         if not self._samples:
             raise ValueError(f"{root}/{INDEX} lists no samples of split {split!r}. Run `dvc repro latents`.")
-        self._files: dict[str, fs.NativeFile] = {}  # type: ignore[name-defined]
+        self._cache = ShardCache(store, cache_bytes)
+        self._lock = Lock()
+        self._files: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    @property
-    def ids(self) -> list[str]:
-        return [key for _, key, _ in self._samples]
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
 
     def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Images (B, H, W, 3) and label maps (B, H, W)."""
@@ -118,11 +161,17 @@ class ShardReader:
         shard, key, places = self._samples[index]
         file = self._files.get(shard)
         if file is None:
-            file = self._files[shard] = self.filesystem.open_input_file(f"{self.root}/{shard}")
-        latent, image, mask = (file.read_at(size, offset) for offset, size in places)
+            with self._lock:  # several threads may ask for a new shard at once
+                file = self._files.get(shard)
+                if file is None:
+                    file = self._files[shard] = self._cache.open(shard, *self._shards[shard])
+        # The members of a sample lie side by side: one read for all.
+        first, end = min(offset for offset, _ in places), max(offset + size for offset, size in places)
+        data = memoryview(os.pread(file, end - first, first))
+        latent, image, mask = (io.BytesIO(data[offset - first : offset - first + size]) for offset, size in places)
         return Sample(
             id=key,
-            latent=np.load(io.BytesIO(latent)),
-            image=np.asarray(Image.open(io.BytesIO(image)).convert("RGB")),
-            labels=np.asarray(Image.open(io.BytesIO(mask))),
+            latent=np.load(latent),
+            image=np.asarray(Image.open(image).convert("RGB")),
+            labels=np.asarray(Image.open(mask)),
         )
