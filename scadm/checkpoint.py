@@ -77,6 +77,13 @@ def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str
     return {group: load(data[f"{group}.safetensors"]) for group in groups}, config
 
 
+def verify(store: Store) -> None:
+    """Raise ValueError unless every file of a finished checkpoint is what was written."""
+    entries = _entries(store)
+    for name in entries:
+        _verified(store, name, entries)
+
+
 def digest_of(store: Store) -> str:
     """sha256 of a checkpoint's manifest, which names the sha256 of all its files."""
     return hashlib.sha256(store.read(FILE_NAME)).hexdigest()

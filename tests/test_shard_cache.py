@@ -14,9 +14,7 @@ import tiny
 from moto.server import ThreadedMotoServer
 
 from scadm.data import shard_cache
-from scadm.data.shard_cache import ShardCache
 from scadm.data.shards import INDEX, ShardReader
-from scadm.store import Store
 
 ROWS = tiny.samples(11)
 
@@ -135,8 +133,3 @@ def test_what_does_not_fit_the_disk_is_named(
     monkeypatch.setattr(shard_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(ValueError, match=r"does not fit on the disk of .*TMPDIR"):
         reader[0]
-
-
-def test_two_addresses_do_not_share_a_shard(shards: Path, tmp_path: Path) -> None:
-    one, other = (ShardCache(Store(f"s3://{name}/shards"), folder=tmp_path).folder for name in ("one", "other"))
-    assert one != other

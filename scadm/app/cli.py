@@ -111,6 +111,54 @@ def register(
         raise typer.Exit(3)
 
 
+@app.command(epilog="Example, after a crash or a full disk: scadm verify")
+def verify() -> None:
+    """Compare every out, checkpoint and download with the sha256 that was recorded when it was written."""
+    from scadm.app import storage
+    from scadm.config import load_params
+
+    faults = 0
+    for found in storage.verify(Path.cwd(), load_params(Path("params.yaml")).storage.root):
+        print(
+            f"{'fault' if found.fault else 'ok':<7}{found.name}{': ' + found.fault if found.fault else ''}", flush=True
+        )
+        faults += bool(found.fault)
+    if faults:
+        print(f"{faults} fault(s).")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: scadm gc --free work --free runs --older 14")
+def gc(
+    free: Annotated[list[str], typer.Option(help="work, runs, downloads or shards; may be repeated.")] = [],  # noqa: B006
+    older: Annotated[float, typer.Option(help="Days since it was written to.")] = 0.0,
+) -> None:
+    """List what is kept beside DVC's cache, by size and age; with --free, delete it.
+
+    The run of models/train.json stays, and what was written to within the hour.
+    """
+    from scadm.app import storage
+    from scadm.config import load_params
+
+    if unknown := set(free) - storage.KINDS.keys():
+        raise ValueError(f"--free {', '.join(sorted(unknown))}, expected {', '.join(storage.KINDS)}")
+    every = storage.kept(Path.cwd(), load_params(Path("params.yaml")).storage.root)
+    chosen = [item for item in every if item.age >= older * 86_400]
+    for kind, meaning in storage.KINDS.items():
+        print(f"{kind}: {meaning}")
+        for item in chosen:
+            if item.kind == kind:
+                days = item.age / 86_400
+                print(
+                    f"  {item.bytes / 1e6:10.1f} MB  {days:6.1f} days  {item.path}{'  (' + item.in_use + ')' if item.in_use else ''}"
+                )
+    if free:
+        freed = storage.free([item for item in chosen if item.kind in free])
+        print(f"{freed / 1e6:.1f} MB freed.")
+    else:
+        print("`scadm gc --free KIND` frees what is not in use; `dvc gc -w` frees DVC's cache.")
+
+
 def main() -> None:
     """The entry point: what the user can mend ends in one message on stderr and exit status 1."""
     try:
