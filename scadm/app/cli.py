@@ -148,10 +148,8 @@ def gc(
         print(f"{kind}: {meaning}")
         for item in chosen:
             if item.kind == kind:
-                days = item.age / 86_400
-                print(
-                    f"  {item.bytes / 1e6:10.1f} MB  {days:6.1f} days  {item.path}{'  (' + item.in_use + ')' if item.in_use else ''}"
-                )
+                stays = f"  ({item.in_use})" if item.in_use else ""
+                print(f"  {item.bytes / 1e6:10.1f} MB  {item.age / 86_400:6.1f} days  {item.path}{stays}")
     if free:
         freed = storage.free([item for item in chosen if item.kind in free])
         print(f"{freed / 1e6:.1f} MB freed.")
