@@ -88,6 +88,7 @@ class MasksConfig(Config):
 
 class LatentsConfig(Config):
     flip: bool
+    precision: Precision
     samples_per_shard: PositiveInt
     batch_size: PositiveInt
 

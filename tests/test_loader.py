@@ -1,5 +1,6 @@
 """Batches of training samples."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from scadm import faces
 from scadm.data.loader import Batch, Loader, collate
@@ -28,8 +31,8 @@ def reader(rows: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Shar
     return ShardReader(str(tiny.write_shards(folder, {"train": rows}, per_shard=3)), "train")
 
 
-def loader(reader: ShardReader, rank: int = 0, ranks: int = 1, threads: int = 2, micro_batch: int = 2) -> Loader:
-    return Loader(reader, seed=5, batch=4, micro_batch=micro_batch, rank=rank, ranks=ranks, threads=threads)
+def loader(reader: ShardReader, rank: int = 0, ranks: int = 1, threads: int = 2, seed: int = 5) -> Loader:
+    return Loader(reader, seed=seed, batch=4, micro_batch=2, rank=rank, ranks=ranks, threads=threads)
 
 
 def joined(parts: list[Batch]) -> Batch:
@@ -73,6 +76,45 @@ def test_a_resumed_loader_gives_the_rest(reader: ShardReader, first: int) -> Non
     assert [step for step, _ in rest] == list(range(first, 6))
     for (_, expected), (_, found) in zip(whole[first:], rest, strict=True):
         assert same(joined(found), joined(expected))
+
+
+SEGMENTS = st.lists(
+    st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(1, 3), st.integers(1, 8)),
+    min_size=1,
+    max_size=4,
+)
+"""A run in pieces, each resumed from the one before: steps, ranks, threads, micro-batch."""
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(segments=SEGMENTS, batch=st.sampled_from([4, 8, 12]), start=st.integers(0, 9), seed=st.integers(0, 2**32))
+def test_any_run_in_pieces_sees_each_sample_once_an_epoch(
+    reader: ShardReader, segments: list[tuple[int, int, int, int]], batch: int, start: int, seed: int
+) -> None:
+    """Whatever the ranks, threads and micro-batches of each piece, and wherever in which epoch it begins."""
+    step, seen = start, list[Batch]()
+    for steps, ranks, threads, micro in segments:
+        size = math.gcd(micro, batch // ranks)
+        loaders = [
+            Loader(reader, seed=seed, batch=batch, micro_batch=size, rank=rank, ranks=ranks, threads=threads)
+            for rank in range(ranks)
+        ]
+        shared = [list(each.steps(step, step + steps)) for each in loaders]
+        assert {len(rank) for rank in shared} == {steps}, "all ranks take as many steps"
+        for parts in zip(*shared, strict=True):
+            assert len({found for found, _ in parts}) == 1
+            seen += [part for _, rank in parts for part in rank]
+        step += steps
+    positions = [position for part in seen for position in part.positions]
+    assert positions == list(range(start * batch, step * batch))
+    names = [name for part in seen for name in part.ids]
+    ids = [reader[i].id for i in range(COUNT)]
+    assert names == [ids[sample_at(position, seed, COUNT)] for position in positions]
+    first = -(-positions[0] // COUNT) * COUNT - positions[0]  # where the first whole epoch begins
+    for epoch in range(first, len(names) - COUNT + 1, COUNT):
+        assert sorted(names[epoch : epoch + COUNT]) == sorted(ids)
+    at = len(seen) // 2  # what a sample holds depends on its position alone
+    assert same(seen[at], loader(reader, seed=seed).load(seen[at].positions))
 
 
 def test_a_flip_mirrors_image_labels_and_takes_the_mirrored_latent(reader: ShardReader, rows: list[Sample]) -> None:

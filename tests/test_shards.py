@@ -11,6 +11,7 @@ import torch
 import webdataset
 from toy_faces import ToyFaces
 
+from scadm.config import LatentsConfig
 from scadm.data.latents import ShardMaker, statistics
 from scadm.data.shards import INDEX, MEMBERS, ShardReader, describe_shard, write_index, write_shard
 from scadm.data.tables import Face, part_name, write_part
@@ -107,9 +108,8 @@ def make(folder: Path, flip: bool, batch_size: int = 2) -> ShardMaker:
         write_part(tables / part_name(0, 5), faces, tiny.SIDE)
         tiny.write_autoencoder(folder / "autoencoder")
         work.mkdir()
-    return ShardMaker(
-        str(tables), str(folder / "autoencoder"), str(work), flip=flip, batch_size=batch_size, use_gpu=False
-    )
+    config = LatentsConfig(flip=flip, precision="fp32", samples_per_shard=5, batch_size=batch_size)
+    return ShardMaker(str(tables), str(folder / "autoencoder"), str(work), config, use_gpu=False)
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from scadm.config import LatentsConfig
 from scadm.data.shards import Sample, ShardEntry, describe_shard, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
 from scadm.manifest import SPLITS, Split, require_same
 from scadm.pixels import to_signed
+from scadm.precision import mixed_precision
 
 
 class ShardReport(NamedTuple):
@@ -28,13 +30,14 @@ class ShardReport(NamedTuple):
 class ShardMaker:
     """Holds the autoencoder and one split's table; called once for each range of rows."""
 
-    def __init__(self, tables: str, autoencoder: str, work: str, *, flip: bool, batch_size: int, use_gpu: bool) -> None:
+    def __init__(self, tables: str, autoencoder: str, work: str, config: LatentsConfig, *, use_gpu: bool) -> None:
         self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.autocast = mixed_precision(config.precision, self.device)
         self.autoencoder = load_first_stage(Path(autoencoder), self.device).model
         self.tables = Path(tables)
         self.work = Path(work)
-        self.flip = flip
-        self.batch_size = batch_size
+        self.flip = config.flip
+        self.batch_size = config.batch_size
         self._table: tuple[Split, FaceTable] | None = None
 
     def _open(self, split: Split) -> FaceTable:
@@ -48,8 +51,9 @@ class ShardMaker:
             part = range(start, min(start + self.batch_size, rows.stop))
             images, labels = table.batch(part)
             orientations = [images, images[:, :, ::-1]] if self.flip else [images]
-            latents = [self.autoencoder.encode(to_signed(o).to(self.device)).cpu().numpy() for o in orientations]
-            stacked = np.stack(latents, axis=1).astype(np.float16)
+            with self.autocast():
+                latents = [self.autoencoder.encode(to_signed(o).to(self.device)).float() for o in orientations]
+            stacked = torch.stack(latents, dim=1).cpu().numpy().astype(np.float16)
             for row, latent, image, label in zip(part, stacked, images, labels, strict=True):
                 if not np.isfinite(latent).all():
                     raise ValueError(
