@@ -13,7 +13,7 @@ from toy_faces import ToyFaces
 
 from scadm.config import LatentsConfig
 from scadm.data.latents import ShardMaker, statistics
-from scadm.data.shards import INDEX, MEMBERS, ShardReader, describe_shard, write_index, write_shard
+from scadm.data.shards import INDEX, MEMBERS, ShardReader, describe_shard, encode, write_index, write_shard
 from scadm.data.tables import Face, part_name, write_part
 from scadm.first_stage import load_first_stage
 from scadm.manifest import Split
@@ -22,16 +22,16 @@ from scadm.pixels import to_signed
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        write_shard(tmp_path / name, "train", tiny.samples(3))
+        write_shard(tmp_path / name, "train", map(encode, tiny.samples(3)))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
-    write_shard(tmp_path / "c.tar", "train", tiny.samples(3, seed=1))
+    write_shard(tmp_path / "c.tar", "train", map(encode, tiny.samples(3, seed=1)))
     assert (tmp_path / "a.tar").read_bytes() != (tmp_path / "c.tar").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "b.tar", "c.tar"]
 
 
 def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:
     def broken():
-        yield from tiny.samples(2)
+        yield from map(encode, tiny.samples(2))
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match=r"killed"):

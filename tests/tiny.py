@@ -24,7 +24,7 @@ from scadm.config import (
     TrainingConfig,
     UNetConfig,
 )
-from scadm.data.shards import INDEX, Latents, Sample, describe_shard, write_index, write_shard
+from scadm.data.shards import INDEX, Latents, Sample, describe_shard, encode, write_index, write_shard
 from scadm.diffusion.schedule import Schedule
 from scadm.first_stage import LatentScale, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
@@ -190,7 +190,7 @@ def write_shards(folder: Path, splits: dict[str, list[Sample]], per_shard: int =
         for start in range(0, len(rows), per_shard):
             part = rows[start : start + per_shard]
             name = f"{split}-{start:06d}-{start + len(part) - 1:06d}.tar"
-            write_shard(folder / name, split, part)
+            write_shard(folder / name, split, map(encode, part))
             shards.append(describe_shard(folder / name))
     write_index(folder / INDEX, shards, LATENTS)
     return folder

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from scadm.config import LatentsConfig
-from scadm.data.shards import Sample, ShardEntry, describe_shard, write_shard
+from scadm.data.shards import Encoded, Sample, ShardEntry, describe_shard, encode, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
 from scadm.manifest import SPLITS, Split, require_same
@@ -46,7 +46,7 @@ class ShardMaker:
         return self._table[1]
 
     @torch.inference_mode()
-    def _samples(self, table: FaceTable, rows: range) -> Iterator[Sample]:
+    def _samples(self, table: FaceTable, rows: range) -> Iterator[Encoded]:
         for start in range(rows.start, rows.stop, self.batch_size):
             part = range(start, min(start + self.batch_size, rows.stop))
             images, labels = table.batch(part)
@@ -54,13 +54,14 @@ class ShardMaker:
             with self.autocast():
                 latents = [self.autoencoder.encode(to_signed(o).to(self.device)).float() for o in orientations]
             stacked = torch.stack(latents, dim=1).cpu().numpy().astype(np.float16)
-            for row, latent, image, label in zip(part, stacked, images, labels, strict=True):
+            files = table.image_files(part)
+            for row, latent, image, label, file in zip(part, stacked, images, labels, files, strict=True):
                 if not np.isfinite(latent).all():
                     raise ValueError(
                         f"the latent of face {table.ids[row]} is not finite in float16: the autoencoder does not fit "
                         "these images. Train it longer or with a lower autoencoder.training.learning_rate."
                     )
-                yield Sample(table.ids[row], latent, image, label)
+                yield encode(Sample(table.ids[row], latent, image, label), file)
 
     def __call__(self, split: Split, start: int, stop: int) -> ShardReport:
         """Make the shard of rows start .. stop - 1 of a split, unless an earlier, killed run has finished it."""

@@ -36,18 +36,26 @@ class Sample(NamedTuple):
     """(H, W)."""
 
 
-def _encode(array: NDArray[np.generic], form: str) -> bytes:
-    file = io.BytesIO()
-    if form == "npy":
-        np.save(file, array)
-    elif form == "webp":
-        Image.fromarray(array).save(file, "WEBP", lossless=True, quality=0, method=0, exact=True)
-    else:
-        Image.fromarray(array).save(file, "PNG")
-    return file.getvalue()
+class Encoded(NamedTuple):
+    """A sample as the bytes of its members."""
+
+    id: str
+    members: dict[str, bytes]
+    """By extension, as in MEMBERS."""
 
 
-def write_shard(path: Path, split: str, samples: Iterable[Sample]) -> None:
+def encode(sample: Sample, image_file: bytes | None = None) -> Encoded:
+    """The members of a sample; an image that is already there as lossless WebP need not be compressed again."""
+    latent, webp, png = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.save(latent, sample.latent)
+    if image_file is None:
+        Image.fromarray(sample.image).save(webp, "WEBP", lossless=True, quality=0, method=0, exact=True)
+        image_file = webp.getvalue()
+    Image.fromarray(sample.labels).save(png, "PNG")
+    return Encoded(sample.id, dict(zip(MEMBERS, (latent.getvalue(), image_file, png.getvalue()), strict=True)))
+
+
+def write_shard(path: Path, split: str, samples: Iterable[Encoded]) -> None:
     """Write one tar; the same samples give the same bytes. It appears under its name when it is complete."""
     temporary = path.with_name(f".{path.name}.unfinished")
     with (
@@ -55,15 +63,8 @@ def write_shard(path: Path, split: str, samples: Iterable[Sample]) -> None:
         TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644) as writer,
     ):
         for sample in samples:
-            writer.write(
-                {
-                    "__key__": sample.id,
-                    "latent.npy": _encode(sample.latent, "npy"),
-                    "image.webp": _encode(sample.image, "webp"),
-                    "mask.png": _encode(sample.labels, "png"),
-                    "json": json.dumps({"id": sample.id, "split": split}).encode(),
-                }
-            )
+            note = json.dumps({"id": sample.id, "split": split}).encode()
+            writer.write({"__key__": sample.id, **sample.members, "json": note})
     temporary.replace(path)
 
 
