@@ -107,7 +107,8 @@ def _run(work: Callable[[int, Any], int], which: int, barrier: Any, queue: Any) 
 
 def plain_masks(which: int, barrier: Any, *, folder: Path, out: Path, ids: Sequence[str], per_part: int) -> int:
     """What people write first: open each file of a face, merge, make smaller, and write."""
-    every = {name for path in (folder / "CelebAMask-HQ/CelebAMask-HQ-mask-anno").iterdir() for name in os.listdir(path)}
+    masks_folder = folder / "CelebAMask-HQ/CelebAMask-HQ-mask-anno"
+    every = {path.name for path in masks_folder.glob("*/*.png")}
     mine = range(which * per_part, len(ids), CORES * per_part)
     barrier.wait()
     count = 0
