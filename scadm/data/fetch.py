@@ -329,10 +329,11 @@ def _open_http(url: str, params: dict[str, str], offset: int, mark: str | None) 
         answer = response.headers.get("Content-Range", "")
         span, _, whole = answer.removeprefix("bytes ").partition("/")
         total = int(whole) if whole.isdecimal() else None
-        start = total if status == 416 else int(span.partition("-")[0])  # 416: there is nothing beyond the end
-        if start != offset:
+        # 416: there is nothing beyond the end, which must then be where we are.
+        if offset != (total if status == 416 else int(span.partition("-")[0])):
             response.close()
             raise _Changed(f"asked for the bytes from {offset} on, it answered {status} {answer!r}")
+        start = offset
     elif status != 200:
         response.close()
         text = f"it answered {status} {response.reason}"

@@ -92,15 +92,17 @@ def exchanged(found: Sides, usual: Sides) -> bool:
 
 def _largest_piece(shown: NDArray[np.bool_]) -> float:
     """Share of the pixels that the largest connected piece holds."""
-    pieces, count = ndimage.label(shown)
-    return float(np.bincount(pieces.ravel(), minlength=count + 1)[1:].max() / shown.sum())
+    pieces = np.empty(shown.shape, np.int32)
+    ndimage.label(shown, output=pieces)
+    return float(np.bincount(pieces.ravel())[1:].max() / shown.sum())
 
 
 def _around(labels: Labels, shown: NDArray[np.bool_]) -> Labels:
     """The labels of the pixels within a fiftieth of the side from what is shown, it left out; few pixels: none."""
     if shown.sum() < _LEAST_PIXELS:
         return labels[:0].ravel()
-    return labels[ndimage.binary_dilation(shown, iterations=max(1, len(labels) // 50)) & ~shown]
+    near = np.asarray(ndimage.binary_dilation(shown, iterations=max(1, len(labels) // 50)), np.bool_)
+    return labels[near & ~shown]
 
 
 def _centre(labels: Labels, name: str) -> tuple[float, float] | None:
