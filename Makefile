@@ -11,6 +11,9 @@ export DVC_NO_ANALYTICS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
+# Files of tests side by side; the real runs, which take all cores themselves, one after another.
+UNIT := python -m pytest -m "not slow" -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help run ui test test-unit lint bench-model bench-quickstart env env-dev clean
 
@@ -27,10 +30,11 @@ ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
 
 test: env-dev ## all tests: about 4 min of set-up once, then about 15 min on two cores
 	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
-	python -m pytest
+	$(UNIT)
+	python -m pytest -m slow
 
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
-	python -m pytest -m "not slow"
+	$(UNIT)
 
 lint: env-dev ## ruff and pyright
 	ruff check . && ruff format --check . && pyright

@@ -232,11 +232,11 @@ def latents(tables: Path, autoencoder: Path, folder: Path, rounds: int) -> dict[
 def with_webdataset(shards: Path, workers: int, seconds: float) -> float:
     """Samples a second, decoded as the loader decodes them: both latents, the image, the mask."""
     import torch
-    import webdataset
+    import webdataset as wds
 
     names = sorted(str(path) for path in shards.glob("train-*.tar"))
-    dataset = webdataset.WebDataset(
-        names, shardshuffle=len(names), seed=0, nodesplitter=webdataset.split_by_node, empty_check=False
+    dataset = wds.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
+        names, shardshuffle=len(names), seed=0, nodesplitter=wds.split_by_node, empty_check=False
     )
     dataset = dataset.repeat().shuffle(1000).decode("rgb8").to_tuple("latent.npy", "image.webp", "mask.png")
     loader = torch.utils.data.DataLoader(dataset, batch_size=32, num_workers=workers, collate_fn=_stacked)

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dvc.api
+
 SHORT = ("training.steps=400", "evaluation.samples=60", "monitoring.sample_every=10000")
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -67,10 +69,7 @@ def run(name: str, changes: Sequence[str]) -> dict[str, Any]:
     # An older one of the same name would be in the way; there may be none.
     subprocess.run(["dvc", "exp", "remove", experiment(name)], check=False, capture_output=True)
     subprocess.run(["dvc", "exp", "run", "--temp", "--name", experiment(name), *flags, "register"], check=True)
-    shown = subprocess.run(
-        ["dvc", "metrics", "show", experiment(name), "--json"], check=True, capture_output=True, text=True
-    )
-    return json.loads(shown.stdout)[experiment(name)]["data"]["reports/metrics.json"]["data"]
+    return dvc.api.metrics_show(rev=experiment(name))
 
 
 def row(metrics: dict[str, Any]) -> dict[str, float]:

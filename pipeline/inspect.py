@@ -5,7 +5,7 @@ import json
 from scadm.data.tables import FaceTable
 from scadm.inspection.page import as_json, write_page
 from scadm.inspection.survey import survey
-from scadm.manifest import Manifest
+from scadm.manifest import Manifest, Split
 from scadm.progress import bar
 from scadm.stage import Stage, run
 
@@ -13,7 +13,7 @@ from scadm.stage import Stage, run
 def main(stage: Stage) -> None:
     data = Manifest.read(stage.path("data/onehot"))
     raw = Manifest.read(stage.path("data/raw"), verify=False)
-    split_of = {id: split for split, ids in data.splits.items() for id in ids}
+    split_of: dict[str, Split] = {id: split for split, ids in data.splits.items() for id in ids}
     table = FaceTable(stage.path("data/onehot"), None)
     with bar(len(table), "inspect", "faces") as progress:
         found = survey(table, [split_of[id] for id in table.ids], progress.update)

@@ -16,7 +16,7 @@ def main(stage: Stage) -> None:
     tables = stage.path("data/onehot")
     data = Manifest.read(tables)
     config, seed = stage.params.parser, stage.params.project.seed
-    weights = config.weights and stage.located(config.weights, config.weights_sha256)
+    weights = stage.located(config.weights, config.weights_sha256) if config.weights else None
     history: list[dict] = [{"step": 0, "loss": 0.0}]
     parser: Parser
     if config.kind == "small":
