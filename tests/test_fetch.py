@@ -1,125 +1,23 @@
 """Fetching files from addresses, from a real server on this machine that can be told to misbehave."""
 
 import hashlib
-import io
 import json
 import re
-import threading
-import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
 import pytest
+from server import QUOTA, Server, archive, serving
 
 from scadm.data import fetch
 from scadm.data.fetch import Fetched, Wanted
 
-FORM = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>
-<p>Google Drive can't scan this file for viruses.</p>
-<form id="download-form" action="/confirmed" method="get"><input type="submit" value="Download anyway"/>
-<input type="hidden" name="id" value="{id}"><input type="hidden" name="confirm" value="t">
-<input type="hidden" name="uuid" value="{uuid}"></form></body></html>"""
-QUOTA = """<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title><style>p {color: red}</style></head>
-<body><p>Sorry, you can't view or download this file at this time. Too many users have viewed or downloaded this file
-recently.</p></body></html>"""
-
-
-def archive() -> bytes:
-    """A zip of 3 MB, so that it comes in several chunks."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as packed:
-        packed.writestr("noise", np.random.default_rng(0).bytes(3_000_000))
-    return file.getvalue()
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.content = archive()
-        self.etag: str | None = '"one"'
-        self.ranges = True
-        self.announced: int | None = None
-        """Content-Length, if not the truth."""
-        self.break_after: list[int] = []
-        """For each request still to come, the bytes after which the connection ends."""
-        self.answers: list[int] = []
-        """Status of each request still to come, instead of the file."""
-        self.page: str | None = None
-        self.asked: list[str | None] = []
-        """The Range header of each request for the file."""
-
-    @property
-    def address(self) -> str:
-        return "http://{}:{}".format(*self.server_address[:2])
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        asked = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if url.path == "/download" and "confirm" not in asked:
-            self._page(FORM.format(id=asked["id"], uuid="4-2"))
-        elif url.path == "/confirmed" and asked != {"id": "FILE", "confirm": "t", "uuid": "4-2"}:
-            self._page("<html>no</html>")
-        elif self.server.page is not None:
-            self._page(self.server.page)
-        elif self.server.answers:
-            self.send_response(self.server.answers.pop(0))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-        else:
-            self._file()
-
-    def _page(self, text: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def _file(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.asked.append(wanted)
-        start, size = 0, len(server.content)
-        if wanted and server.ranges and self.headers.get("If-Range") in (None, server.etag):
-            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if start >= size:
-                self.send_response(416)
-                self.send_header("Content-Range", f"bytes */{size}")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{server.announced or size}")
-        else:
-            self.send_response(200)
-        if server.etag:
-            self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str((server.announced or size) - start))
-        self.end_headers()
-        stop = start + server.break_after.pop(0) if server.break_after else size
-        self.wfile.write(server.content[start:stop])
-        self.close_connection = True
-
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as found:
-        threading.Thread(target=found.serve_forever, daemon=True).start()
+    with serving() as found:
         yield found
-        found.shutdown()
 
 
 class Bar:

@@ -144,12 +144,17 @@ def fetch(wanted: Wanted, cache: Path, bar: Bar, *, pause: float = 1.0, drive: s
     )
 
 
+def is_address(named: str) -> bool:
+    """Whether it is the address of a file, not a path."""
+    return "://" in named or named.startswith("drive:")
+
+
 def locate(named: str, sha256: str | None, base: Path, downloads: Path, bar: Bar) -> Path:
     """The path of weights named by a path, relative to `base`, or by an address, which is fetched into `downloads`.
 
     Raises ValueError as `fetch` does.
     """
-    if "://" not in named and not named.startswith("drive:"):
+    if not is_address(named):
         return base / named
     name = PurePosixPath(named.partition("?")[0].partition(":")[2]).name
     return fetch(Wanted(name, (named,), sha256), downloads, bar).path
