@@ -4,6 +4,7 @@ import json
 
 from scadm.data.tables import FaceTable
 from scadm.inspection.page import as_json, write_page
+from scadm.inspection.reported import reported
 from scadm.inspection.survey import survey
 from scadm.manifest import Manifest, Split
 from scadm.progress import bar
@@ -17,13 +18,14 @@ def main(stage: Stage) -> None:
     table = FaceTable(stage.path("data/onehot"), None)
     with bar(len(table), "inspect", "faces") as progress:
         found = survey(table, [split_of[id] for id in table.ids], progress.update)
+    known = reported(table.ids, raw.counts.get("faces", 0))
     broken = len({suspicion.position for suspicion in found.suspicions})
     stage.say(f"{broken} of {len(table)} masks break a rule, {len(found.twins)} pictures are in two splits")
     rows = [f"{c.name},{c.faces:.4f},{c.area:.6f}\n" for c in found.classes]
     stage.write("reports/classes.csv", "class,faces_share,mean_area\n" + "".join(rows))
-    stage.write("reports/data.json", json.dumps(as_json(found), indent=1) + "\n")
+    stage.write("reports/data.json", json.dumps(as_json(found, known), indent=1) + "\n")
     title = f"The faces of {stage.params.project.data_name}, {data.resolution} pixels"
-    write_page(stage.path("reports/data.html"), found, table, title, raw.terms)
+    write_page(stage.path("reports/data.html"), found, known, table, title, raw.terms)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from toy_faces import ToyFaces
 from scadm import faces
 from scadm.data.tables import Face, FaceTable, part_name, write_part
 from scadm.inspection.page import as_json, write_page
+from scadm.inspection.reported import reported, reports
 from scadm.inspection.survey import Survey, survey
 from scadm.manifest import Split
 
@@ -52,14 +53,14 @@ def test_every_class_has_its_shares_and_examples(found: Survey, table: FaceTable
 
 
 def test_suspicious_faces_are_listed_by_id(found: Survey) -> None:
-    tree = as_json(found)
+    tree = as_json(found, [])
     assert "00005" in tree["suspicious"]["no_skin"] and "00005" in tree["suspicious"]["few_classes"]
     assert tree["faces"] == {"train": 16, "validation": 4, "test": 4}
     assert tree["twins"] == [{"face": "00021", "twin": "00003", "correlation": pytest.approx(0.98, abs=0.03)}]
 
 
 def test_the_page_shows_them(found: Survey, table: FaceTable, tmp_path: Path) -> None:
-    write_page(tmp_path / "data.html", found, table, "The faces", "For tests only.")
+    write_page(tmp_path / "data.html", found, [], table, "The faces", "For tests only.")
     page = (tmp_path / "data.html").read_text()
     for text in ("The faces", "For tests only.", "there is no skin", "00021 and 00003", "24 faces: 16 train"):
         assert text in page
@@ -67,3 +68,20 @@ def test_the_page_shows_them(found: Survey, table: FaceTable, tmp_path: Path) ->
     rules = len({suspicion.rule for suspicion in found.suspicions})
     assert page.count("data:image/png;base64,") == shown + rules + 1
     assert "http" not in page
+
+
+def test_what_others_reported_is_shown_with_its_source(found: Survey, table: FaceTable, tmp_path: Path) -> None:
+    some = [reports()[0]._replace(id="00007")]
+    write_page(tmp_path / "data.html", found, some, table, "The faces", None)
+    page = (tmp_path / "data.html").read_text()
+    assert f"00007: {some[0].what}" in page and f'href="{some[0].source}"' in page
+    assert as_json(found, some)["reported"] == [some[0]._asdict()]
+
+
+def test_reports_hold_for_the_whole_archive_only() -> None:
+    every = reports()
+    assert [report.id for report in every] == sorted({report.id for report in every})
+    assert all(len(report.id) == 5 and report.what and report.source.startswith("https://") for report in every)
+    ids = [f"{i:05d}" for i in range(6000)]
+    assert {report.id for report in reported(ids, 30_000)} == {report.id for report in every if report.id < "06000"}
+    assert reported(ids, 6000) == []

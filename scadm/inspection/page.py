@@ -10,6 +10,7 @@ from PIL import Image
 
 from scadm.data.tables import FaceTable
 from scadm.faces import CLASS_ID, PALETTE
+from scadm.inspection.reported import Report
 from scadm.inspection.survey import Survey
 from scadm.inspection.suspects import RULES
 from scadm.manifest import write_atomically
@@ -22,7 +23,7 @@ _TILE = 96
 _GAP = 4
 
 
-def as_json(survey: Survey) -> dict[str, Any]:
+def as_json(survey: Survey, reported: Sequence[Report]) -> dict[str, Any]:
     """With ids instead of positions."""
     broken: dict[str, list[str]] = {rule: [] for rule in RULES}
     for suspicion in survey.suspicions:
@@ -36,11 +37,14 @@ def as_json(survey: Survey) -> dict[str, Any]:
             {"face": survey.ids[t.first], "twin": survey.ids[t.second], "correlation": round(t.correlation, 4)}
             for t in survey.twins
         ],
+        "reported": [report._asdict() for report in reported],
     }
 
 
-def write_page(path: Path, survey: Survey, table: FaceTable, title: str, terms: str | None) -> None:
-    """Write the page; `table` holds the faces that were surveyed."""
+def write_page(
+    path: Path, survey: Survey, reported: Sequence[Report], table: FaceTable, title: str, terms: str | None
+) -> None:
+    """Write the page; `table` holds the faces that were surveyed, `reported` are those of them that others reported."""
 
     def strip(positions: Sequence[int], part: str | None = None) -> Image.Image:
         images, labels = table.batch(positions)
@@ -65,6 +69,8 @@ def write_page(path: Path, survey: Survey, table: FaceTable, title: str, terms: 
             total=len(table),
             examples={c.name: strip(c.examples, c.name) for c in survey.classes if c.examples},
             suspects=suspects,
+            reported=reported,
+            reported_faces=strip([table.ids.index(report.id) for report in reported]) if reported else None,
             twins=strip([place for pair in shown for place in (pair.first, pair.second)]) if shown else None,
             pairs=", ".join(f"{survey.ids[t.first]} and {survey.ids[t.second]}" for t in shown),
         )
