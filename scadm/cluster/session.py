@@ -37,8 +37,8 @@ def require_reachable(places: Mapping[str, str]) -> None:
 def connect(cluster: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray, and leave it (ending a private one) whatever happens."""
     if is_remote(cluster):
-        # In a job that was submitted with a working directory, the job's runtime environment already holds the code. What
-        # .gitignore and .rayignore name is not uploaded.
+        # In a job that was submitted with a working directory, the job's runtime environment already holds the code.
+        # Else this folder is uploaded, without what .gitignore and .rayignore name.
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         ray.init(
             address=cluster.address or "auto",
