@@ -395,7 +395,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml. Raises ValueError naming every fault."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist. Run this from the project's folder, or `scadm profile quickstart`.")
-    tree = yaml.safe_load(path.read_text())
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError(f"{path} holds {type(tree).__name__}, expected sections of parameters.")
     return validate(tree, str(path))

@@ -112,6 +112,9 @@ def test_load_params(tmp_path: Path) -> None:
     path.write_text("- a list\n")
     with pytest.raises(ValueError, match=r"holds list, expected sections"):
         load_params(path)
+    path.write_text("project: {seed: 0\nmodel: 1\n")
+    with pytest.raises(ValueError, match=r"params\.yaml is not valid YAML: (.|\n)*line 2"):
+        load_params(path)
     path.write_text(yaml.safe_dump(BASE))
     assert load_params(path) == validate(BASE, "x")
 

@@ -19,8 +19,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from scadm.app import machine
 from scadm.config import Params, load_params
 from scadm.data.fetch import is_address
@@ -457,7 +455,7 @@ def examine() -> Iterator[Finding]:
         yield from guarded(check.__name__, check)
     try:
         params = load_params()
-    except (ValueError, OSError, yaml.YAMLError) as error:
+    except (ValueError, OSError) as error:
         remedy = "mend it, or `scadm profile quickstart` writes it anew (git keeps what you had committed); then run "
         remedy += "`scadm doctor` again for all that depends on it"
         yield Finding("fault", "parameters", _brief(error), remedy)
