@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,10 +41,10 @@ def bucket(endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
     return name
 
 
-def upload(folder: Path, bucket: str) -> str:
+def upload(folder: Path, bucket: str, name: str = "shards") -> str:
     for path in folder.iterdir():
-        boto3.client("s3").upload_file(str(path), bucket, f"shards/{path.name}")
-    return f"s3://{bucket}/shards"
+        boto3.client("s3").upload_file(str(path), bucket, f"{name}/{path.name}")
+    return f"s3://{bucket}/{name}"
 
 
 @pytest.fixture
@@ -86,7 +87,48 @@ def test_the_cache_keeps_to_its_limit_and_drops_what_was_not_used_for_longest(
         os.utime(path, (age, age))
     assert reader[8].id == ROWS[8].id
     assert cached(tmp_path) == names[1:]
-    assert reader[1].id == ROWS[1].id, "what is open can still be read"
+    assert reader[1].id == ROWS[1].id, "fetched again"
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*.tar")) <= 2 * size
+
+
+def test_the_limit_holds_for_all_folders_together_and_counts_what_is_being_fetched(
+    shards: Path, bucket: str, tmp_path: Path
+) -> None:
+    root, size = upload(shards, bucket), 3 * max(path.stat().st_size for path in shards.glob("*.tar"))
+    assert ShardReader(root, "train", cache_bytes=size)[0].id == ROWS[0].id
+    (other,) = (tmp_path / "cache").glob("*/")
+    for name, age in (("abandoned", 7200), ("fetched", 0)):
+        part = other / f".{name}.part"
+        part.write_bytes(bytes(size // 2))
+        os.utime(part, (time.time() - age,) * 2)
+    again = tiny.write_shards(tmp_path / "again", {"train": ROWS[:4]})
+    assert ShardReader(upload(again, bucket, "others"), "train", cache_bytes=size)[0].id == ROWS[0].id
+    assert not (other / ".abandoned.part").exists() and (other / ".fetched.part").exists()
+
+
+def test_no_shard_stays_open(shards: Path, bucket: str) -> None:
+    reader = ShardReader(upload(shards, bucket), "train")
+    every = [reader[index].id for index in range(len(ROWS))]
+    assert every == [row.id for row in ROWS]
+    assert not [target for target in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if ".tar" in str(target)]
+
+
+def test_a_copy_that_was_cut_off_is_fetched_again(shards: Path, bucket: str, tmp_path: Path) -> None:
+    reader = ShardReader(upload(shards, bucket), "train")
+    assert reader[0].id == ROWS[0].id
+    (copy,) = (tmp_path / "cache").glob("*/*.tar")
+    copy.write_bytes(copy.read_bytes()[:600])
+    assert reader[1].id == ROWS[1].id
+    assert copy.stat().st_size == (shards / copy.name[17:]).stat().st_size
+
+
+def test_a_cache_of_another_user_is_refused(
+    shards: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ShardReader(upload(shards, bucket), "train")
+    monkeypatch.setattr(shard_cache.os, "getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(ValueError, match=r"belongs to another user"):
+        reader[0]
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -1,8 +1,13 @@
-"""Shards at hand: local ones where they are, remote ones in a cache of bounded size for all processes of a machine."""
+"""Shards at hand: local ones where they are, remote ones in a cache of bounded size for all processes of a machine.
+
+No shard is held open, so what the cache has deleted takes no disk.
+"""
 
 import os
 import shutil
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -14,6 +19,7 @@ CACHE_BYTES = 50_000_000_000
 """CelebAMask-HQ at 256 pixels, both orientations, takes about 8 GB."""
 
 _REMEDY = "The index was written for other shards: make them again with `dvc repro --force latents`."
+_ABANDONED = 3600  # seconds: an unfinished file that nobody has written to for as long is of a killed process
 
 
 def default_folder() -> Path:
@@ -22,51 +28,61 @@ def default_folder() -> Path:
 
 
 class ShardCache:
-    """Opens the shards of a folder by name. Remote ones are fetched, checked, and kept until others need the room."""
+    """Reads the shards of a folder by name. Remote ones are fetched whole, checked, and kept while there is room.
+
+    The cache keeps to `limit` bytes over all folders that are read through it on this machine.
+    """
 
     def __init__(self, store: Store, limit: int = CACHE_BYTES, folder: Path | None = None) -> None:
         self.store, self.limit = store, limit
         self.remote = "://" in store.root and not store.root.startswith("file://")
-        self.folder = (folder or default_folder()) / digest(store.root)[:16]
+        self.top = folder or default_folder()
+        self.folder = self.top / digest(store.root)[:16]
 
-    def open(self, name: str, size: int, content: str) -> int:
-        """A descriptor of the shard `name`, which the index lists with `size` bytes and the sha256 `content`.
+    def read(self, name: str, size: int, content: str, first: int, count: int) -> bytes:
+        """`count` bytes from `first` on of the shard `name`, which the index lists with `size` bytes and a sha256.
 
         Raises ValueError if there is no such shard, or it is another one.
         """
-        if not self.remote:
-            path = Path(self.store.path) / name
-            if not path.is_file():
-                raise ValueError(f"the shard {path} is missing, the index lists it. {_REMEDY}")
-            self._require_size(path.stat().st_size, name, size)
-            return os.open(path, os.O_RDONLY)
         while True:
-            path = self._fetched(name, size, content)
+            path = self._fetched(name, size, content) if self.remote else Path(self.store.path) / name
             try:
-                return os.open(path, os.O_RDONLY)
-            except FileNotFoundError:  # another process has just made room
-                continue
+                file = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                if self.remote:
+                    continue  # another process has just made room
+                raise ValueError(f"the shard {path} is missing, the index lists it. {_REMEDY}") from None
+            try:
+                found = os.fstat(file).st_size
+                if self.remote and found != size:
+                    path.unlink(missing_ok=True)  # a machine that went down, or a hand: it is fetched again
+                    continue
+                self._require_size(found, name, size)
+                return os.pread(file, count, first)
+            finally:
+                os.close(file)
 
     def _fetched(self, name: str, size: int, content: str) -> Path:
         path = self.folder / f"{content[:16]}-{name}"
-        if path.is_file():
-            path.touch()  # used last
+        with suppress(FileNotFoundError):
+            os.utime(path)  # used last
             return path
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with FileLock(self.folder / ".lock"):
+        self._make_folder()
+        with FileLock(self.folder / f".{name}.lock"):
             if path.is_file():
                 return path
             found = self.store.size(name)
             if found is None:
                 raise ValueError(f"the shard {self.store.root}/{name} is missing, the index lists it. {_REMEDY}")
             self._require_size(found, name, size)
-            self._make_room(size)
             part = self.folder / f".{name}.part"
+            self._make_room(part, size)
             with (
                 self.store.filesystem.open_input_stream(f"{self.store.path}/{name}") as read,
-                part.open("wb") as write,
+                part.open("r+b") as write,
             ):
                 shutil.copyfileobj(read, write, 4 << 20)
+                os.fsync(write.fileno())
             got = sha256(part)
             if got != content:
                 part.unlink()
@@ -77,6 +93,15 @@ class ShardCache:
             part.replace(path)
         return path
 
+    def _make_folder(self) -> None:
+        self.top.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.top.stat().st_uid != os.getuid():
+            raise ValueError(
+                f"{self.top}, the cache of remote shards, belongs to another user, who could change what is in it. "
+                "Delete it, or set TMPDIR to a folder of your own."
+            )
+        self.folder.mkdir(exist_ok=True)
+
     def _require_size(self, found: int, name: str, size: int) -> None:
         if found != size:
             raise ValueError(
@@ -84,18 +109,30 @@ class ShardCache:
                 f"another one. {_REMEDY}"
             )
 
-    def _make_room(self, size: int) -> None:
-        """Delete the shards that were not used for longest until `size` more bytes keep to the limit, and fit the disk.
+    def _make_room(self, part: Path, size: int) -> None:
+        """Make `part` with `size` bytes still to be filled, after deleting what was not used for longest.
 
-        Who has one of them open goes on reading it.
+        Deleted are whole shards, of any folder of the cache, and what killed processes have left, until `size` more
+        bytes keep to the limit and fit the disk.
         """
-        every = sorted(self.folder.parent.glob("*/*.tar"), key=lambda path: path.stat().st_mtime_ns)
-        taken = sum(path.stat().st_size for path in every)
-        while every and (taken + size > self.limit or size > shutil.disk_usage(self.folder).free):
-            taken -= every[0].stat().st_size
-            every.pop(0).unlink(missing_ok=True)
-        if size > shutil.disk_usage(self.folder).free:
-            raise ValueError(
-                f"a shard of {size} bytes does not fit on the disk of {self.folder}. Free some space, or set TMPDIR to "
-                "a larger disk."
-            )
+        with FileLock(self.top / ".lock"):
+            kept: list[tuple[int, int, Path]] = []
+            taken = 0
+            for path in self.top.glob("*/*"):
+                with suppress(FileNotFoundError):  # another process has just given it its name
+                    found = path.stat()
+                    taken += found.st_size
+                    if path.suffix == ".tar" or (path.suffix == ".part" and found.st_mtime < time.time() - _ABANDONED):
+                        kept.append((found.st_mtime_ns, found.st_size, path))
+            kept.sort(reverse=True)
+            while kept and (taken + size > self.limit or size > shutil.disk_usage(self.top).free):
+                _, bytes, path = kept.pop()
+                path.unlink(missing_ok=True)
+                taken -= bytes
+            if size > shutil.disk_usage(self.top).free:
+                raise ValueError(
+                    f"a shard of {size} bytes does not fit on the disk of {self.folder}. Free some space, or set "
+                    "TMPDIR to a larger disk."
+                )
+            with part.open("wb") as file:
+                file.truncate(size)  # others count it

@@ -10,7 +10,6 @@ import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -65,6 +64,8 @@ def write_shard(path: Path, split: str, samples: Iterable[Encoded]) -> None:
         for sample in samples:
             note = json.dumps({"id": sample.id, "split": split}).encode()
             writer.write({"__key__": sample.id, **sample.members, "json": note})
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -143,15 +144,9 @@ class ShardReader:
         if not self._samples:
             raise ValueError(f"{root}/{INDEX} lists no samples of split {split!r}. Run `dvc repro latents`.")
         self._cache = ShardCache(store, cache_bytes)
-        self._lock = Lock()
-        self._files: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._samples)
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
 
     def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Images (B, H, W, 3) and label maps (B, H, W)."""
@@ -160,15 +155,9 @@ class ShardReader:
 
     def __getitem__(self, index: int) -> Sample:
         shard, key, places = self._samples[index]
-        file = self._files.get(shard)
-        if file is None:
-            with self._lock:  # several threads may ask for a new shard at once
-                file = self._files.get(shard)
-                if file is None:
-                    file = self._files[shard] = self._cache.open(shard, *self._shards[shard])
         # The members of a sample lie side by side: one read for all.
         first, end = min(offset for offset, _ in places), max(offset + size for offset, size in places)
-        data = memoryview(os.pread(file, end - first, first))
+        data = memoryview(self._cache.read(shard, *self._shards[shard], first, end - first))
         latent, image, mask = (io.BytesIO(data[offset - first : offset - first + size]) for offset, size in places)
         return Sample(
             id=key,
