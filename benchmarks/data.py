@@ -14,6 +14,7 @@ Each is run `--rounds` times, in turns; the table has the medians, and is kept i
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -238,9 +239,15 @@ def with_webdataset(shards: Path, workers: int, seconds: float) -> float:
     dataset = wds.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
         names, shardshuffle=len(names), seed=0, nodesplitter=wds.split_by_node, empty_check=False
     )
-    dataset = dataset.repeat().shuffle(1000).decode("rgb8").to_tuple("latent.npy", "image.webp", "mask.png")
+    dataset = dataset.repeat().shuffle(1000).map(_decoded)
     loader = torch.utils.data.DataLoader(dataset, batch_size=32, num_workers=workers, collate_fn=_stacked)
     return _rate(iter(loader), 32, seconds)
+
+
+def _decoded(sample: dict[str, bytes]) -> tuple[np.ndarray, ...]:
+    """As the loader decodes it, and nothing else of it."""
+    latent, image, mask = (io.BytesIO(sample[member]) for member in ("latent.npy", "image.webp", "mask.png"))
+    return np.load(latent), np.array(Image.open(image).convert("RGB")), np.array(Image.open(mask))
 
 
 def _stacked(samples: list[tuple[np.ndarray, ...]]) -> list[Any]:

@@ -141,6 +141,25 @@ def test_a_finished_shard_is_kept_and_reported_alike(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.sum, first.sum)
 
 
+@pytest.mark.parametrize("left", [0, 700, 0.5, -10_000])
+def test_a_shard_that_is_not_whole_is_made_again(tmp_path: Path, left: float) -> None:
+    """As a machine that went down may leave it."""
+    first = make(tmp_path, True)("train", 0, 5)
+    path = tmp_path / "work" / first.shard.name
+    data = path.read_bytes()
+    path.write_bytes(data[: int(left * len(data)) if 0 < left < 1 else int(left)])
+    assert make(tmp_path, True)("train", 0, 5).shard == first.shard
+    assert path.read_bytes() == data
+
+
+def test_a_shard_of_other_faces_is_made_again(tmp_path: Path) -> None:
+    maker = make(tmp_path, True)
+    first, other = maker("train", 0, 3), maker("train", 2, 5)
+    path = tmp_path / "work" / first.shard.name
+    path.write_bytes((tmp_path / "work" / other.shard.name).read_bytes())
+    assert maker("train", 0, 3).shard == first.shard
+
+
 def test_statistics_are_those_of_all_latents(tmp_path: Path) -> None:
     maker = make(tmp_path, True)
     reports = [maker("train", 0, 2), maker("train", 2, 5)]

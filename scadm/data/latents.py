@@ -1,6 +1,7 @@
 """Encode faces into latent shards, a range of rows at a time."""
 
 import io
+import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from scadm.config import LatentsConfig
-from scadm.data.shards import Encoded, Sample, ShardEntry, describe_shard, encode, write_shard
+from scadm.data.shards import MEMBERS, Encoded, Sample, ShardEntry, describe_shard, encode, write_shard
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
 from scadm.manifest import SPLITS, Split, require_same
@@ -68,9 +69,10 @@ class ShardMaker:
         table = self._open(split)
         name = f"{split}-{start:06d}-{stop - 1:06d}.tar"
         path = self.work / name
-        if not path.is_file():
+        shard = finished_shard(path, table.ids[start:stop])
+        if shard is None:
             write_shard(path, split, self._samples(table, range(start, stop)))
-        shard = describe_shard(path)
+            shard = describe_shard(path)
         latents = np.stack([np.load(file) for file in _latent_files(path, shard)]).astype(np.float64)
         by_channel = latents.transpose(2, 0, 1, 3, 4).reshape(latents.shape[2], -1)
         return ShardReport(
@@ -79,6 +81,17 @@ class ShardMaker:
             square=(by_channel**2).sum(1),
             count=by_channel.shape[1],
         )
+
+
+def finished_shard(path: Path, ids: Sequence[str]) -> ShardEntry | None:
+    """The shard `path` if it is there and holds just these faces, whole; None if it must be made."""
+    try:
+        shard = describe_shard(path)
+    except (FileNotFoundError, tarfile.TarError):
+        return None
+    members = {*MEMBERS, "json"}
+    whole = all(set(offsets) == members for offsets in shard.samples.values())
+    return shard if whole and tuple(shard.samples) == tuple(ids) else None
 
 
 def _latent_files(path: Path, shard: ShardEntry) -> Iterator[io.BytesIO]:
