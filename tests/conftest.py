@@ -2,9 +2,11 @@
 
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from projects import Project
 
 GUARD = Path(__file__).parent / "guard"
@@ -31,8 +33,17 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The profile `smoke`, run once by `dvc repro`. A test that changes it works on a copy."""
-    project = Project.clone(tmp_path_factory.mktemp("finished") / "project")
-    project.run("dvc", "repro")
-    project.commit()
-    return project
+    """The profile `smoke`, run once by `dvc repro`, whichever of pytest's workers asks first.
+
+    A test that changes it works on a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            project = Project.clone(folder / "project")
+            project.run("dvc", "repro")
+            project.commit()
+            (folder / "done").touch()
+    return Project(folder / "project")
