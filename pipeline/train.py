@@ -26,7 +26,7 @@ def main(stage: Stage) -> None:
     require_same("the autoencoder of data/shards", data.autoencoder, own, "Run `dvc repro latents`.")
     place = Store(f"{stage.storage_root}/runs/{key}")
     job = TrainJob.of(params, data, run=place.root, shards=str(shards), autoencoder=str(autoencoder), initial=first)
-    cost = estimate(params.model, job.latent_channels, job.resolution, params.training, params.diffusion.draws)
+    cost = estimate(params.model, job.latent_channels, job.resolution, params.training)
     stage.say(f"run key {key}, {len(data.splits['train'])} faces")
     stage.say(describe(cost, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
     tracked = tracking.open_run(

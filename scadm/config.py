@@ -202,7 +202,6 @@ class DiffusionConfig(Config):
     normalise_latents: bool
     no_reference: Fraction
     guidance_null: Fraction
-    draws: PositiveInt
     min_snr_gamma: Positive | None
 
 

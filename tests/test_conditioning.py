@@ -114,7 +114,7 @@ def test_the_timesteps_of_a_face_are_spread_evenly() -> None:
         positions = [position + turn * COUNT for turn in range(TURNS)]
         drawn = fixed_draws(0, positions, TURNS * COUNT, (3, 4, 4), tiny.DIFFUSION)
         quarters = drawn.t * TURNS // tiny.DIFFUSION.timesteps
-        assert quarters.flatten().tolist() == list(range(TURNS))
+        assert quarters.tolist() == list(range(TURNS))
         assert len({float(noise.sum()) for noise in drawn.noise}) == TURNS
 
 
@@ -156,5 +156,5 @@ def test_validation_of_the_training_draws_in_the_same_way(tmp_path: Path) -> Non
     validation = Validation(job, Worker(0, 1, torch.device("cpu")))
     found = [validation.draws(batch) for batch in validation.batches]
     expected = fixed_draws(job.seed, list(range(4)), 4, (3, 4, 4), job.diffusion)
-    assert torch.cat([drawn.t for drawn in found]).tolist() == expected.t.tolist() == [[12], [37], [62], [87]]
+    assert torch.cat([drawn.t for drawn in found]).tolist() == expected.t.tolist() == [12, 37, 62, 87]
     assert torch.equal(torch.cat([drawn.noise for drawn in found]), expected.noise)

@@ -60,7 +60,6 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=True,
     no_reference=0.5,
     guidance_null=0.1,
-    draws=1,
     min_snr_gamma=None,
 )
 SAMPLING = SamplingConfig(

@@ -58,7 +58,7 @@ def estimate() -> None:
 
     params = load_params(Path("params.yaml"))
     channels = params.autoencoder.network.latent_channels
-    found = measure(params.model, channels, params.project.resolution, params.training, params.diffusion.draws)
+    found = measure(params.model, channels, params.project.resolution, params.training)
     print(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
 
 
