@@ -13,6 +13,8 @@ from PIL import Image
 
 from scadm import faces
 from scadm.data.archive import FaceArchive
+from scadm.faces import mirror_labels
+from scadm.inspection.suspects import sides
 
 SKIN, HAIR = faces.CLASS_ID["skin"], faces.CLASS_ID["hair"]
 OFFICIAL_ORDER = [
@@ -272,3 +274,20 @@ def test_real_masks_merge_as_an_independent_painter_merges_them(shared: Path) ->
     with zipfile.ZipFile(path) as plain:
         for number in range(0, 720, 18):
             np.testing.assert_array_equal(archive.files.labels(f"{number:05d}"), painted(plain, number))
+
+
+def test_left_and_right_of_real_faces_agree_before_and_after_mirroring(shared: Path) -> None:
+    """A person's left eye is on the right of the picture; mirroring must exchange the names with the sides."""
+    archive = FaceArchive(shared / "data" / "celebamask-hq-mini.zip")
+    agreed = {"as they are": 0, "mirrored": 0, "mirrored without exchange": 0}
+    both = 0
+    for id in archive.ids[::8]:
+        labels = archive.files.labels(id)
+        if sides(labels).eye:
+            both += 1
+            agreed["as they are"] += sides(labels).eye == 1
+            agreed["mirrored"] += sides(mirror_labels(labels)).eye == 1
+            agreed["mirrored without exchange"] += sides(labels[:, ::-1]).eye == 1
+    assert both > 80
+    assert agreed["as they are"] >= 0.99 * both and agreed["mirrored"] >= 0.99 * both
+    assert agreed["mirrored without exchange"] <= 0.01 * both, "the control"
