@@ -3,6 +3,7 @@
 import io
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from scadm.data.shards import MEMBERS, Encoded, Sample, ShardEntry, describe_sha
 from scadm.data.tables import FaceTable
 from scadm.first_stage import load_first_stage
 from scadm.manifest import SPLITS, Split, require_same
-from scadm.pixels import to_signed
+from scadm.pixels import Images, Labels, to_signed
 from scadm.precision import mixed_precision
 
 
@@ -46,16 +47,27 @@ class ShardMaker:
             self._table = (split, FaceTable(self.tables, split))
         return self._table[1]
 
+    def _read(self, table: FaceTable, rows: range) -> Iterator[tuple[range, Images, Labels, list[bytes]]]:
+        """Batches of faces with their image files; each is read while the one before it is encoded."""
+        parts = [rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size)]
+
+        def read(part: range) -> tuple[range, Images, Labels, list[bytes]]:
+            return part, *table.batch(part), table.image_files(part)
+
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(read, parts[0])
+            for part in parts[1:]:
+                ready, ahead = ahead.result(), pool.submit(read, part)
+                yield ready
+            yield ahead.result()
+
     @torch.inference_mode()
     def _samples(self, table: FaceTable, rows: range) -> Iterator[Encoded]:
-        for start in range(rows.start, rows.stop, self.batch_size):
-            part = range(start, min(start + self.batch_size, rows.stop))
-            images, labels = table.batch(part)
+        for part, images, labels, files in self._read(table, rows):
             orientations = [images, images[:, :, ::-1]] if self.flip else [images]
             with self.autocast():
                 latents = [self.autoencoder.encode(to_signed(o).to(self.device)).float() for o in orientations]
             stacked = torch.stack(latents, dim=1).cpu().numpy().astype(np.float16)
-            files = table.image_files(part)
             for row, latent, image, label, file in zip(part, stacked, images, labels, files, strict=True):
                 if not np.isfinite(latent).all():
                     raise ValueError(
