@@ -128,9 +128,16 @@ class Stage:
         return find_storage(self.params.storage.root, self.home)
 
     def located(self, named: str, sha256: str | None) -> Path:
-        """A file that a parameter names by a path or an address; from an address it is fetched, once."""
+        """A file that a parameter names by a path or an address; from an address it is fetched, once.
+
+        `sha256` is the one that it must have; where none is given, a newly recorded one is said. Raises ValueError as
+        `locate` does.
+        """
         with Transfer() as transfer:
-            return locate(named, sha256, self.data, self.downloads, transfer)
+            found = locate(named, sha256, self.data, self.downloads, transfer)
+        if found.remark is not None:
+            self.say(found.remark)
+        return found.path
 
     def path(self, name: str) -> Path:
         """Absolute path of an out or a dependency."""
