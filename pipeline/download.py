@@ -1,6 +1,6 @@
 """Stage `download`: one archive of faces, drawn, packed, copied or fetched, every face in it known to be complete."""
 
-from scadm.data import source
+from scadm.data import official, source
 from scadm.data.archive import FaceArchive
 from scadm.manifest import Manifest, describe_files
 from scadm.stage import Stage, run
@@ -13,6 +13,8 @@ def main(stage: Stage) -> None:
     archive = FaceArchive(work / origin.files[0])
     complete = archive.select(data.known_bad)
     counts = {"faces": len(archive.ids), "mask_files": archive.mask_files}
+    if archive.layout == "official":  # how many the published archive has in each is not known: what came is kept
+        counts |= {f"mask_files_{folder}": count for folder, count in official.masks_by_folder(archive).items()}
     stage.say(f"{counts['faces']} faces, {len(complete)} of them to be used, each with an image and masks")
     manifest = Manifest(
         stage="download",

@@ -23,6 +23,11 @@ Address = Annotated[str, Field(pattern=r"^(drive:[\w-]+|[a-z0-9]+://.+)$")]
 FETCHED = "scadm/data/fetch.py"
 """What data.path names where the archive is fetched: DVC watches a path, and this is the code that makes it."""
 
+FACER_WEIGHTS = (
+    "https://github.com/FacePerceiver/facer/releases/download/models-v1/face_parsing.farl.celebm.main_ema_181500_jit.pt"
+)
+"""What parser.weights is in the profile celebamask-hq, for those who choose facer in another one."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
@@ -78,6 +83,11 @@ class DataConfig(Config):
             )
         if self.addresses and self.source != "celebamask-hq":
             raise ValueError(f"addresses fetch an archive in the official layout, but source is {self.source}")
+        if self.sha256 is not None and self.source != "celebamask-hq":
+            raise ValueError(
+                f"sha256 is {self.sha256}, which is required of an archive in the official layout, but source is "
+                f"{self.source}: expected null"
+            )
         return self
 
 
@@ -145,6 +155,18 @@ class ParserStageConfig(Config):
     weights_sha256: Sha256 | None
     network: ParserConfig
     training: FitConfig
+
+    @model_validator(mode="after")
+    def _pretrained_has_weights(self) -> "ParserStageConfig":
+        if self.kind == "facer" and not self.weights:
+            raise ValueError(
+                "weights is null, expected facer's weights: without them facer would fetch some by itself, whose "
+                "sha256 nobody checks. Name a file or an address in parser.weights; the profile celebamask-hq uses "
+                f"{FACER_WEIGHTS}"
+            )
+        if self.kind == "torchscript" and not self.weights:
+            raise ValueError("weights is null, expected a TorchScript file or its address for kind torchscript")
+        return self
 
 
 # --- the model ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,16 @@ class Server(ThreadingHTTPServer):
         self.answers: list[int] = []
         """Status of each request still to come, instead of the file."""
         self.page: str | None = None
+        self.page_status = 200
+        self.content_type: str | None = None
+        """Of the file."""
+        self.content_range: str | None = None
+        """Content-Range of a 206, if not the truth; empty: none."""
+        self.piece: int | None = None
+        """Throttled: bytes sent at a time, with `pause` seconds between."""
+        self.pause = 0.0
+        self.chunked = False
+        """Whether each piece is a chunk of an answer whose length is not announced."""
         self.asked: list[str | None] = []
         """The Range header of each request for the file."""
 
@@ -66,8 +77,13 @@ class Handler(BaseHTTPRequestHandler):
             self._page(FORM.format(id=asked["id"], uuid="4-2"))
         elif url.path == "/confirmed" and asked != {"id": "FILE", "confirm": "t", "uuid": "4-2"}:
             self._page("<html>no</html>")
+        elif url.path == "/loop":
+            self.send_response(302)
+            self.send_header("Location", "/loop")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif self.server.page is not None:
-            self._page(self.server.page)
+            self._page(self.server.page, self.server.page_status)
         elif self.server.answers:
             self.send_response(self.server.answers.pop(0))
             self.send_header("Content-Length", "0")
@@ -75,8 +91,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._file()
 
-    def _page(self, text: str) -> None:
-        self.send_response(200)
+    def _page(self, text: str, status: int = 200) -> None:
+        self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
@@ -95,16 +111,34 @@ class Handler(BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{size - 1}/{server.announced or size}")
+            truth = f"bytes {start}-{size - 1}/{server.announced or size}"
+            if said := truth if server.content_range is None else server.content_range:
+                self.send_header("Content-Range", said)
         else:
             self.send_response(200)
         if server.etag:
             self.send_header("ETag", server.etag)
-        self.send_header("Content-Length", str((server.announced or size) - start))
+        if server.content_type:
+            self.send_header("Content-Type", server.content_type)
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str((server.announced or size) - start))
         self.end_headers()
         stop = start + server.break_after.pop(0) if server.break_after else size
-        self.wfile.write(server.content[start:stop])
+        self._send(server.content[start:stop], whole=stop >= size)
         self.close_connection = True
+
+    def _send(self, content: bytes, *, whole: bool) -> None:
+        server = self.server
+        piece = server.piece or max(len(content), 1)
+        for first in range(0, len(content), piece):
+            sent = content[first : first + piece]
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(sent), sent) if server.chunked else sent)
+            if server.piece is not None:
+                time.sleep(server.pause)
+        if server.chunked and whole:
+            self.wfile.write(b"0\r\n\r\n")
 
 
 @contextmanager

@@ -38,6 +38,18 @@ def test_another_number_of_faces_is_refused(tmp_path: Path, numbers: range) -> N
         check(tmp_path, members(numbers))
 
 
+def test_masks_in_a_folder_beyond_the_last_are_refused(tmp_path: Path) -> None:
+    content = members(range(6))
+    content[part_name(3, "hair").replace("anno/1/", "anno/3/")] = archives.png(archives.band(0, 4))
+    with pytest.raises(ValueError, match=r"has masks in the folders \[3\], expected 0 to 2 only \(.* of 00003\)"):
+        check(tmp_path, content)
+
+
+def test_masks_are_counted_by_folder(tmp_path: Path) -> None:
+    content = members(range(6)) | {part_name(3, "hair"): archives.png(archives.band(0, 4))}
+    assert official.masks_by_folder(FaceArchive(archives.pack(tmp_path / "a.zip", content))) == {0: 2, 1: 3, 2: 2}
+
+
 def test_masks_in_another_folder_are_refused(tmp_path: Path) -> None:
     content = members(range(6))
     name = part_name(3, "skin")

@@ -113,7 +113,10 @@ def register(
 
 @app.command(epilog="Example, after a crash or a full disk: scadm verify")
 def verify() -> None:
-    """Compare every out, checkpoint and download with the sha256 that was recorded when it was written."""
+    """Compare every out, checkpoint, import and download with the sha256 that was recorded when it was written.
+
+    Also each out with the outs that it says it was made from, and the trained weights with models/train.json.
+    """
     from scadm.app import storage
     from scadm.config import load_params
 
@@ -130,31 +133,48 @@ def verify() -> None:
 
 @app.command(epilog="Example: scadm gc --free work --free runs --older 14")
 def gc(
-    free: Annotated[list[str], typer.Option(help="work, runs, downloads or shards; may be repeated.")] = [],  # noqa: B006
-    older: Annotated[float, typer.Option(help="Days since it was written to.")] = 0.0,
+    free: Annotated[list[str], typer.Option(help="work, runs, imports, downloads or shards; may be repeated.")] = [],  # noqa: B006
+    older: Annotated[float | None, typer.Option(help="Days since it was written to; --free needs it.", min=0)] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Free also trainings and downloads that could be resumed.")
+    ] = False,
 ) -> None:
-    """List what is kept beside DVC's cache, by size and age; with --free, delete it.
+    """List what is kept beside DVC's cache, by size and age; with --free and --older, delete it.
 
-    The run of models/train.json stays, and what was written to within the hour.
+    The run of models/train.json stays, and so does what params.yaml names, what a running stage works in, and what was
+    written to within the hour.
     """
     from scadm.app import storage
     from scadm.config import load_params
 
     if unknown := set(free) - storage.KINDS.keys():
         raise ValueError(f"--free {', '.join(sorted(unknown))}, expected {', '.join(storage.KINDS)}")
-    every = storage.kept(Path.cwd(), load_params(Path("params.yaml")).storage.root)
-    chosen = [item for item in every if item.age >= older * 86_400]
+    if free and older is None:
+        raise ValueError(
+            f"--free {' --free '.join(free)} without --older, expected the days since it was written to: --older 14 "
+            "keeps what is younger than two weeks, --older 0 only what is in use. Nothing was deleted."
+        )
+    every = storage.kept(Path.cwd(), load_params(Path("params.yaml")))
+    chosen = [item for item in every if item.age >= (older or 0) * 86_400]
     for kind, meaning in storage.KINDS.items():
         print(f"{kind}: {meaning}")
         for item in chosen:
             if item.kind == kind:
-                stays = f"  ({item.in_use})" if item.in_use else ""
+                remarks = [item.in_use, "unfinished: can be resumed" if item.unfinished else ""]
+                said = "; ".join(filter(None, remarks))
+                stays = f"  ({said})" if said else ""
                 print(f"  {item.bytes / 1e6:10.1f} MB  {item.age / 86_400:6.1f} days  {item.path}{stays}")
     if free:
-        freed = storage.free([item for item in chosen if item.kind in free])
-        print(f"{freed / 1e6:.1f} MB freed.")
+        wanted = [item for item in chosen if item.kind in free]
+        print(f"{storage.free(wanted, unfinished=unfinished) / 1e6:.1f} MB freed.")
+        resumable = [item for item in wanted if item.unfinished and not item.in_use]
+        if resumable and not unfinished:
+            print(f"{len(resumable)} that could be resumed stayed; --unfinished frees them too.")
     else:
-        print("`scadm gc --free KIND` frees what is not in use; `dvc gc -w` frees DVC's cache.")
+        print(
+            "`scadm gc --free KIND --older DAYS` frees what is not in use and finished, --unfinished also what could "
+            "be resumed; `dvc gc -w` frees DVC's cache."
+        )
 
 
 def main() -> None:

@@ -142,7 +142,7 @@ def inputs(params: Params) -> Iterator[Finding]:
         given["autoencoder.weights"] = params.autoencoder.weights or ""
     else:
         given["autoencoder.extra_images"] = params.autoencoder.extra_images
-    if params.parser.kind == "torchscript" or (params.parser.kind == "facer" and params.parser.weights):
+    if params.parser.kind != "small":
         given["parser.weights"] = params.parser.weights or ""
     fetched = {key: named for key, named in given.items() if is_address(named)}
     paths = {key: named for key, named in given.items() if key not in fetched}

@@ -3,13 +3,17 @@
 An address is `http(s)://...`, `drive:ID` (a public file of Google Drive), or one that Arrow opens: `file://...`,
 `s3://...`. The addresses of a file are mirrors of each other, tried in order. Beside a fetched file NAME lies its
 record, `NAME.json`. Where the sha256 was not known, the record holds that of the first fetch, and no other is accepted
-after.
+after. What has arrived so far from an address lies in `NAME-<digest of the address>.part`, and where it came from in
+`NAME-<digest>.part.json`.
 """
 
+import hashlib
+import itertools
+import re
 import shutil
 import time
 import zipfile
-from collections.abc import Generator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from html.parser import HTMLParser
@@ -29,6 +33,9 @@ DRIVE = "https://drive.usercontent.google.com/download"
 """What serves the public files of Google Drive; those that it cannot scan for viruses, after a form."""
 
 _CHUNK = 1 << 16  # what a break may lose
+_LOOK = 4096
+"""The first bytes of a file, which tell it from a web page."""
+
 _TRIES = 5
 """Attempts in a row that bring nothing, after which an address is given up."""
 
@@ -36,6 +43,11 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Status codes that another attempt may not meet."""
 
 _QUOTA = ("quota", "too many users have viewed or downloaded")
+_PAGE = (b"<!doctype html", b"<html", b"<head")
+
+_PART = re.compile(r"(.+)-[0-9a-f]{8}\.part")
+_SPAN = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+"""Content-Range: where the bytes begin, unless there are none, and the size of the whole, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,22 @@ class Fetched(NamedTuple):
     new_hash: bool
     """Whether the sha256 is known only since this fetch."""
 
+    @property
+    def remark(self) -> str | None:
+        """What the user should know of it."""
+        if not self.new_hash:
+            return None
+        return (
+            f"the sha256 of {self.record.address} was not known; {self.record.sha256} is recorded, and required from "
+            "now on"
+        )
+
+
+class Located(NamedTuple):
+    path: Path
+    remark: str | None
+    """What the user should know of a file that was fetched."""
+
 
 class Bar(Protocol):
     """What shows the progress: bytes of `total`, which is 0 where it is not known."""
@@ -87,13 +115,16 @@ class _Changed(_Broken):
     """What has arrived is no part of what is at the address now."""
 
 
-class _Stream(NamedTuple):
+@dataclass(frozen=True)
+class _Stream:
     start: int
     """Where in the file the chunks begin: 0 if it could not be continued."""
     total: int | None
     mark: str | None
     """Tells this version of the file from another one."""
-    chunks: Generator[bytes]
+    chunks: Iterator[bytes]
+    close: Callable[[], None]
+    """Ends the transfer, also one of which no chunk was taken."""
 
 
 class _Unfinished(BaseModel):
@@ -106,42 +137,78 @@ class _Unfinished(BaseModel):
     total: int | None
 
 
-def fetch(wanted: Wanted, cache: Path, bar: Bar, *, pause: float = 1.0, drive: str = DRIVE) -> Fetched:
+def fetch(
+    wanted: Wanted,
+    cache: Path,
+    bar: Bar,
+    *,
+    check: Callable[[Path], object] = lambda _: None,
+    pause: float = 1.0,
+    drive: str = DRIVE,
+) -> Fetched:
     """The file from the cache, or from the first address that gives it whole.
 
-    `pause` seconds lie before the second attempt at an address, and twice as many before each further one. Raises
-    ValueError naming every address and why it did not serve; if the file in the cache is not the recorded one; or if
-    there is too little space for it.
+    `check` raises ValueError for a path whose content is not what was wanted. It runs before the sha256 is recorded,
+    so that a wrong file is never required later; an address that gives such a file does not serve. `pause` seconds lie
+    before the second attempt at an address, and twice as many before each further one.
+
+    Raises ValueError naming every address and why it did not serve; if the given sha256 is not the recorded one; if
+    the file in the cache is not the recorded one, or fails the check; or if there is too little space for it.
     """
     cache.mkdir(parents=True, exist_ok=True)
     target, record_path = cache / wanted.name, cache / f"{wanted.name}.json"
     with FileLock(cache / f".{wanted.name}.lock"):
         known = Record.model_validate_json(record_path.read_bytes()) if record_path.is_file() else None
-        expected = wanted.sha256 or (known.sha256 if known else None)
         if known is not None and wanted.sha256 not in (None, known.sha256):
-            known = None  # another file under the same name
-            target.unlink(missing_ok=True)
+            raise ValueError(
+                f"the sha256 {wanted.sha256} is given for {wanted.name}, but the file that was fetched from "
+                f"{known.address} has {known.sha256}. If the given one is mistyped, correct it, or give none. If "
+                f"another file is meant, delete {record_path} and {target}: the next run then fetches it."
+            )
         if known is not None and target.is_file():
             _require_recorded(target, known)
+            try:
+                check(target)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error} It was fetched from {known.address}: delete {target} and {record_path}, and the next run "
+                    "fetches it again."
+                ) from None
             return Fetched(target, known, new_hash=False)
+        expected = known.sha256 if known else None
         reasons = []
         for address in wanted.addresses:
-            part = cache / f".{wanted.name}.part"
+            part = cache / f"{wanted.name}-{_short(address)}.part"
             try:
                 _transfer(address, part, wanted, bar, pause, drive)
-                found = _accept(part, wanted, expected, recorded=wanted.sha256 is None)
+                found = _accept(part, wanted, expected, check)
             except _Unavailable as error:
                 reasons.append(f"{address}: {error}")
                 continue
             record = Record(sha256=found, bytes=part.stat().st_size, address=address)
-            part.replace(target)
+            # The record first: a kill between the two leaves a part that is whole, and known to be.
             write_json(record_path, record.model_dump())
+            part.replace(target)
             _origin(part).unlink(missing_ok=True)
-            return Fetched(target, record, new_hash=expected is None)
+            for left in cache.iterdir():  # of the other addresses
+                if (match := _PART.fullmatch(left.name.removesuffix(".json"))) and match[1] == wanted.name:
+                    left.unlink()
+            return Fetched(target, record, new_hash=wanted.sha256 is None and known is None)
     raise ValueError(
-        f"{wanted.name} could not be fetched:\n  " + "\n  ".join(reasons) + "\nWhat has arrived is kept: run the same "
-        "command again to go on. Or give other addresses, or fetch the file by other means and name its path."
+        f"{wanted.name} could not be fetched:\n  " + "\n  ".join(reasons) + "\nWhat has arrived in part is kept: run "
+        "the same command again to go on. Or give other addresses, or fetch the file by other means and name its path."
     )
+
+
+def is_part(path: Path) -> bool:
+    """Whether a file of the cache is what has arrived of an unfinished one."""
+    return _PART.fullmatch(path.name) is not None
+
+
+def drop_part(part: Path) -> None:
+    """Delete what has arrived of an unfinished file."""
+    part.unlink(missing_ok=True)
+    _origin(part).unlink(missing_ok=True)
 
 
 def is_address(named: str) -> bool:
@@ -149,15 +216,39 @@ def is_address(named: str) -> bool:
     return "://" in named or named.startswith("drive:")
 
 
-def locate(named: str, sha256: str | None, base: Path, downloads: Path, bar: Bar) -> Path:
-    """The path of weights named by a path, relative to `base`, or by an address, which is fetched into `downloads`.
+def locate(named: str, given: str | None, base: Path, downloads: Path, bar: Bar) -> Located:
+    """Weights named by a path, relative to `base`, or by an address, which is fetched into `downloads`.
 
-    Raises ValueError as `fetch` does.
+    `given` is the sha256 that they must have, if it is known. Raises ValueError as `fetch` and `require_sha256` do; a
+    path at which there is nothing is returned as it is.
     """
     if not is_address(named):
-        return base / named
+        path = base / named
+        if given is not None and path.exists():
+            require_sha256(path, given)
+        return Located(path, None)
     name = PurePosixPath(named.partition("?")[0].partition(":")[2]).name
-    return fetch(Wanted(name, (named,), sha256), downloads, bar).path
+    fetched = fetch(Wanted(f"{_short(named)}-{name}", (named,), given), downloads, bar)
+    return Located(fetched.path, fetched.remark)
+
+
+def require_sha256(path: Path, given: str) -> None:
+    """Raise ValueError unless a local file has the sha256 that is given for it."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is a folder, but the sha256 {given} is given for it, expected that of a file. Give none (null)."
+        )
+    found = sha256(path)
+    if found != given:
+        raise ValueError(
+            f"{path} has sha256 {found}, expected the {given} given. It is another file, or was damaged: name the "
+            "right one, or correct the sha256; with none (null) the file is taken as it is."
+        )
+
+
+def _short(address: str) -> str:
+    """Eight hex digits that tell an address from another one in the name of a file."""
+    return hashlib.sha256(address.encode()).hexdigest()[:8]
 
 
 def _require_recorded(path: Path, record: Record) -> None:
@@ -170,20 +261,31 @@ def _require_recorded(path: Path, record: Record) -> None:
         )
 
 
-def _accept(part: Path, wanted: Wanted, expected: str | None, *, recorded: bool) -> str:
-    """The sha256 of what has arrived. Raises _Unavailable, and removes it, if it is not the file."""
+def _accept(part: Path, wanted: Wanted, recorded: str | None, check: Callable[[Path], object]) -> str:
+    """The sha256 of what has arrived. Raises _Unavailable if it is not the file.
+
+    What is another file is removed. It stays where the given sha256 says so alone: that may be mistyped.
+    """
     found = sha256(part)
-    fault = None
-    if expected is not None and found != expected:
-        origin = "recorded when it was first fetched" if recorded else "given"
-        fault = f"what it serves has sha256 {found}, expected the {expected} {origin}"
-        if recorded:
-            fault += f"; if the file was rightly replaced, delete {wanted.name}.json beside it in the cache"
-    elif wanted.is_zip and not zipfile.is_zipfile(part):
-        fault = f"what it serves is no whole zip archive ({part.stat().st_size} bytes without a directory at the end)"
-    if fault is not None:
-        part.unlink()
-        raise _Unavailable(fault)
+    if wanted.sha256 is not None and found != wanted.sha256:
+        raise _Unavailable(
+            f"what it serves has sha256 {found}, expected the {wanted.sha256} given. It is kept as {part}: if the "
+            "given one is mistyped, correct it, and nothing is fetched again"
+        )
+    try:
+        if recorded is not None and found != recorded:
+            raise ValueError(
+                f"{part} has sha256 {found}, expected the {recorded} recorded when it was first fetched; if the file "
+                f"was rightly replaced, delete {wanted.name}.json in {part.parent}"
+            )
+        if wanted.is_zip and not zipfile.is_zipfile(part):
+            raise ValueError(
+                f"{part} is no whole zip archive ({part.stat().st_size} bytes without a directory at the end)"
+            )
+        check(part)
+    except ValueError as error:
+        drop_part(part)
+        raise _Unavailable(str(error).replace(str(part), "what it serves")) from None
     return found
 
 
@@ -193,48 +295,63 @@ def _origin(part: Path) -> Path:
 
 def _transfer(address: str, part: Path, wanted: Wanted, bar: Bar, pause: float, drive: str) -> None:
     """Fill `part` from an address, going on from what is there if it came from the same version of the same file."""
-    idle = 0
+    idle, anew = 0, False
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:
-            return _attempt(address, part, wanted, bar, drive)
+            return _attempt(address, part, wanted, bar, drive, anew=anew)
         except (_Broken, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             now = part.stat().st_size if part.is_file() else 0
             idle = 0 if now > before else idle + 1
+            anew = isinstance(error, _Changed) or (anew and now == before)
             if idle == _TRIES:
                 raise _Unavailable(
                     f"no more bytes came in {_TRIES} attempts, the last of which says: {error}"
                 ) from None
             time.sleep(pause * 2 ** max(idle - 1, 0))
+        except requests.RequestException as error:  # an address or an answer that no other attempt makes better
+            raise _Unavailable(f"it cannot be asked ({type(error).__name__}: {error})") from None
 
 
-def _attempt(address: str, part: Path, wanted: Wanted, bar: Bar, drive: str) -> None:
+def _attempt(address: str, part: Path, wanted: Wanted, bar: Bar, drive: str, *, anew: bool) -> None:
+    """One request. What is there is overwritten only once the first bytes of the file have come and look like it."""
     origin = _origin(part)
-    there = _Unfinished.model_validate_json(origin.read_bytes()) if origin.is_file() and part.is_file() else None
-    offset = part.stat().st_size if there is not None and there.address == address else 0
-    try:
-        stream = _open(address, offset, there.mark if there is not None and offset else None, drive)
-    except _Changed:
-        part.unlink()
-        raise
-    with closing(stream.chunks):
-        if stream.start and not (there is not None and _same(stream, there)):
-            part.unlink()
+    there = None
+    if not anew and origin.is_file() and part.is_file():
+        there = _Unfinished.model_validate_json(origin.read_bytes())
+    offset = 0 if there is None else part.stat().st_size
+    with closing(_open(address, offset, there.mark if there is not None and offset else None, drive)) as stream:
+        first = b""
+        if stream.start == 0:
+            first = _gather(stream.chunks, _LOOK)
+            if not first and stream.total != 0:
+                raise _Broken("nothing came")
+            _refuse_page(first, wanted)
+        elif there is None or not _same(stream, there):
             raise _Changed("the file at the address has changed since its first bytes came")
-        _require_space(part, wanted.name, (stream.total or 0) - stream.start)
-        write_json(origin, _Unfinished(address=address, mark=stream.mark, total=stream.total).model_dump())
-        bar.start(wanted.name, stream.total or 0, stream.start)
+        _require_space(part, wanted.name, stream)
         done = stream.start
         with part.open("r+b" if stream.start else "wb") as file:
             file.seek(stream.start)
             file.truncate()
-            for chunk in stream.chunks:
-                if done == 0:
-                    _refuse_page(chunk, wanted)
+            # Now that no byte of another version is there.
+            write_json(origin, _Unfinished(address=address, mark=stream.mark, total=stream.total).model_dump())
+            bar.start(wanted.name, stream.total or 0, stream.start)
+            for chunk in itertools.chain([first], stream.chunks):
                 done += file.write(chunk)
                 bar.advance(len(chunk))
-        if stream.total is not None and done != stream.total:
-            raise _Broken(f"the transfer ended after {done} of {stream.total} bytes")
+    if stream.total is not None and done != stream.total:
+        raise _Broken(f"the transfer ended after {done} of {stream.total} bytes")
+
+
+def _gather(chunks: Iterable[bytes], count: int) -> bytes:
+    """The first `count` bytes, with what came beside them; fewer at the end."""
+    found = b""
+    for chunk in chunks:
+        found += chunk
+        if len(found) >= count:
+            break
+    return found
 
 
 def _same(stream: _Stream, there: _Unfinished) -> bool:
@@ -243,34 +360,49 @@ def _same(stream: _Stream, there: _Unfinished) -> bool:
     return known == (there.mark, there.total) and known != (None, None)
 
 
-def _require_space(part: Path, name: str, needed: int) -> None:
-    free = shutil.disk_usage(part.parent).free
+def _require_space(part: Path, name: str, stream: _Stream) -> None:
+    needed, free = (stream.total or 0) - stream.start, shutil.disk_usage(part.parent).free
+    if stream.start == 0 and part.is_file():
+        free += part.stat().st_size  # it is overwritten
     if needed > free:
         raise ValueError(
             f"{name} needs {needed / 1e9:.2f} GB more in {part.parent}, where {free / 1e9:.2f} GB are free. Free some "
-            "space, or set storage.root to a larger disk."
+            "space on that disk (`scadm gc` lists what is kept), or move that folder to a larger one and leave a "
+            "symbolic link to it in its place."
         )
 
 
 def _refuse_page(first: bytes, wanted: Wanted) -> None:
     """Raise _Unavailable if a web page has come where a file was expected."""
-    text = first[:4096].lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+    if first.startswith(b"PK"):  # a zip, as torch's checkpoints are too
+        return
+    if any(sign in first[:_LOOK].lower() for sign in _PAGE):
         raise _Unavailable(_explain(first.decode("utf-8", "replace")))
-    if wanted.is_zip and not first.startswith(b"PK"):
+    if wanted.is_zip:
         raise _Unavailable(f"what it serves is no zip archive: it begins with {first[:16]!r}")
 
 
 def _explain(page: str) -> str:
-    found = _Page()
-    found.feed(page)
-    text = " ".join(" ".join(found.text).split())
-    if any(sign in text.lower() for sign in _QUOTA):
+    text = _text(page)
+    if _says_quota(text):
         return (
             "its quota is used up: too many people have fetched the file today. Try again tomorrow, or use another "
             f"address. The page says: {text[:200]!r}"
         )
-    return f"a web page came instead of the file: {text[:200]!r}. Is the address that of a page about the file?"
+    return (
+        f"a web page came instead of the file: {text[:200]!r}. Is the address that of a page about the file, or of a "
+        "folder? Only files are fetched: of a folder, such as a diffusers VQModel's, a zip"
+    )
+
+
+def _text(page: str) -> str:
+    found = _Page()
+    found.feed(page)
+    return " ".join(" ".join(found.text).split())
+
+
+def _says_quota(text: str) -> bool:
+    return any(sign in text.lower() for sign in _QUOTA)
 
 
 class _Page(HTMLParser):
@@ -313,8 +445,8 @@ def _open_drive(file: str, offset: int, mark: str | None, drive: str) -> _Stream
     asked = {"id": file, "export": "download"}
     with requests.get(drive, params=asked, stream=True, timeout=(10, 60)) as response:
         page = _Page()
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            page.feed(response.text)
+        if _is_page(response):
+            page.feed(_read_page(response))
     if page.action is None:
         return _open_http(drive, asked, offset, mark)
     return _open_http(urljoin(drive, page.action), page.fields, offset, mark)
@@ -327,49 +459,70 @@ def _open_http(url: str, params: dict[str, str], offset: int, mark: str | None) 
         if mark is not None:
             headers["If-Range"] = mark
     response = requests.get(url, params=params, headers=headers, stream=True, timeout=(10, 60))
-    status = response.status_code
-    length = response.headers.get("Content-Length")
-    start, total = 0, int(length) if length is not None else None
-    if status in (206, 416):
-        answer = response.headers.get("Content-Range", "")
-        span, _, whole = answer.removeprefix("bytes ").partition("/")
-        total = int(whole) if whole.isdecimal() else None
-        # 416: there is nothing beyond the end, which must then be where we are.
-        if offset != (total if status == 416 else int(span.partition("-")[0])):
-            response.close()
-            raise _Changed(f"asked for the bytes from {offset} on, it answered {status} {answer!r}")
-        start = offset
-    elif status != 200:
+    try:
+        return _answered(response, offset, mark)
+    except BaseException:
         response.close()
+        raise
+
+
+def _answered(response: requests.Response, offset: int, asked: str | None) -> _Stream:
+    """The stream of an answer to a request for the bytes from `offset` on, of the version `asked`, if there are any."""
+    status = response.status_code
+    page = _read_page(response) if _is_page(response) else None
+    if status not in (200, 206, 416):
+        if page is not None and _says_quota(_text(page)):  # under whatever status
+            raise _Unavailable(_explain(page))
         text = f"it answered {status} {response.reason}"
         raise _Broken(text) if status in _PASSING else _Unavailable(text)
+    if page is not None and status != 416:  # the body of a 416 is a message
+        raise _Unavailable(_explain(page))
     # A weak mark does not promise the same bytes.
     etag = response.headers.get("ETag", "")
-    found = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+    mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
+    if status == 200:
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        return _Stream(0, total, mark, response.iter_content(_CHUNK), response.close)
+    answer = response.headers.get("Content-Range", "")
+    span = _SPAN.fullmatch(answer)
+    total = int(span[2]) if span and span[2].isdecimal() else None
+    # 416: there is nothing beyond the end, which must then be where we are.
+    start = total if status == 416 else int(span[1]) if span and span[1] else None
+    if start != offset:
+        raise _Changed(f"asked for the bytes from {offset} on, it answered {status} with Content-Range {answer!r}")
     if status == 416:  # nothing is missing, and few servers name the version with it
-        found = mark
-    return _Stream(start, total, found, _http_chunks(response, nothing=status == 416))
+        return _Stream(offset, total, asked, iter(()), response.close)
+    return _Stream(offset, total, mark, response.iter_content(_CHUNK), response.close)
 
 
-def _http_chunks(response: requests.Response, *, nothing: bool) -> Generator[bytes]:
-    with response:
-        if not nothing:  # the body of a 416 is a message
-            yield from response.iter_content(_CHUNK)
+def _is_page(response: requests.Response) -> bool:
+    return response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
+
+
+def _read_page(response: requests.Response) -> str:
+    return _gather(response.iter_content(_CHUNK), 4 * _CHUNK).decode("utf-8", "replace")
 
 
 def _open_store(address: str, offset: int) -> _Stream:
     try:
         filesystem, path = fs.FileSystem.from_uri(address)
         info = filesystem.get_file_info(path)
+        if info.type == fs.FileType.Directory:
+            raise _Unavailable("it is a folder, expected a file: of a diffusers VQModel's folder, pack a zip")
         if info.type != fs.FileType.File:
             raise _Unavailable("there is no file")
-        return _Stream(offset, info.size, str(info.mtime_ns), _file_chunks(filesystem.open_input_file(path), offset))
+        file = filesystem.open_input_file(path)
     except (OSError, pa.ArrowException) as error:
-        raise _Unavailable(f"it cannot be opened ({error})") from None
+        # What has given bytes before may do so again.
+        raise (_Broken if offset else _Unavailable)(f"it cannot be opened ({error})") from None
+    return _Stream(offset, info.size, str(info.mtime_ns), _file_chunks(file, offset), file.close)
 
 
-def _file_chunks(file: pa.NativeFile, offset: int) -> Generator[bytes]:
-    with file:
+def _file_chunks(file: pa.NativeFile, offset: int) -> Iterator[bytes]:
+    try:
         file.seek(offset)
         while chunk := file.read(_CHUNK):
             yield chunk
+    except (OSError, pa.ArrowException) as error:
+        raise _Broken(f"it cannot be read on ({error})") from None

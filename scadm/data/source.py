@@ -8,7 +8,7 @@ from typing import NamedTuple
 from scadm.config import DataConfig
 from scadm.data import official
 from scadm.data.archive import FaceArchive
-from scadm.data.fetch import Wanted, fetch
+from scadm.data.fetch import Wanted, fetch, require_sha256
 from scadm.data.folder import count_images, pack_folder
 from scadm.data.synthetic import write_archive, write_factors
 from scadm.progress import Transfer, bar
@@ -28,7 +28,7 @@ class Origin(NamedTuple):
 def obtain(data: DataConfig, seed: int, given: Path, downloads: Path, work: Path, say: Callable[[str], None]) -> Origin:
     """Write `work`/archive.zip from what the parameters name; `given` is data.path, fetched files are in `downloads`.
 
-    Raises ValueError where there is nothing to read, or it is not an archive of whole faces.
+    Raises ValueError where there is nothing to read, or it is not an archive of whole faces, or not the given one.
     """
     target = work / "archive.zip"
     if data.source == "synthetic":
@@ -55,19 +55,25 @@ def obtain(data: DataConfig, seed: int, given: Path, downloads: Path, work: Path
         address = None
         require_local(data.path, given)
         FaceArchive(given).select(data.known_bad)  # a fault shows before gigabytes are copied
+        if data.sha256 is not None:
+            require_sha256(given, data.sha256)
         with bar(given.stat().st_size, "copy", "bytes") as progress:
             copy(given, target, progress.update)
     return Origin([target.name], address, official.TERMS)
 
 
 def _fetch(data: DataConfig, downloads: Path, target: Path, say: Callable[[str], None]) -> str:
+    def check(path: Path) -> None:
+        archive = FaceArchive(path)
+        official.require_whole(archive)
+        # An id that is none of its faces is a fault of the parameters, not of the archive.
+        archive.select([id for id in data.known_bad if id in archive.ids])
+
     with Transfer() as transfer:
-        fetched = fetch(Wanted("CelebAMask-HQ.zip", data.addresses, data.sha256), downloads, transfer)
-    if fetched.new_hash:
-        say(f"its sha256 was not known; {fetched.record.sha256} is recorded, and required from now on")
-    archive = FaceArchive(fetched.path)
-    archive.select(data.known_bad)
-    official.require_whole(archive)
+        fetched = fetch(Wanted("CelebAMask-HQ.zip", data.addresses, data.sha256), downloads, transfer, check=check)
+    if fetched.remark is not None:
+        say(fetched.remark)
+    FaceArchive(fetched.path).select(data.known_bad)
     target.unlink(missing_ok=True)
     try:
         os.link(fetched.path, target)  # not stored twice
