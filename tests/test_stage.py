@@ -384,6 +384,7 @@ EVERYWHERE = {
     "scadm/stage.py",  # where a result is put
     "scadm/progress.py",  # bars
     "scadm/data/fetch.py",  # moves bytes, whose sha256 is checked
+    "scadm/data/streams.py",  # likewise
     "scadm/data/shard_cache.py",  # likewise
     "scadm/store.py",  # likewise
     "scadm/weights.py",  # weights on disk and strictly back: the values stay the same

@@ -13,41 +13,28 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
-from urllib.parse import urljoin
 
-import pyarrow as pa
 import requests
 from filelock import FileLock
-from pyarrow import fs
 from pydantic import BaseModel, ConfigDict
 
+from scadm.data.streams import DRIVE, Broken, Changed, Stream, Unavailable, explain, gather, open_stream
 from scadm.manifest import sha256, write_json
 
-DRIVE = "https://drive.usercontent.google.com/download"
-"""What serves the public files of Google Drive; those that it cannot scan for viruses, after a form."""
-
-_CHUNK = 1 << 16  # what a break may lose
 _LOOK = 4096
 """The first bytes of a file, which tell it from a web page."""
 
 _TRIES = 5
 """Attempts in a row that bring nothing, after which an address is given up."""
 
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Status codes that another attempt may not meet."""
-
-_QUOTA = ("quota", "too many users have viewed or downloaded")
 _PAGE = (b"<!doctype html", b"<html", b"<head")
 
 _PART = re.compile(r"(.+)-[0-9a-f]{8}\.part")
-_SPAN = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
-"""Content-Range: where the bytes begin, unless there are none, and the size of the whole, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -101,30 +88,6 @@ class Bar(Protocol):
 
     def start(self, name: str, total: int, done: int) -> None: ...
     def advance(self, count: int) -> None: ...
-
-
-class _Unavailable(Exception):
-    """An address does not give the file; another one may."""
-
-
-class _Broken(Exception):
-    """The transfer ended early; another attempt may go on."""
-
-
-class _Changed(_Broken):
-    """What has arrived is no part of what is at the address now."""
-
-
-@dataclass(frozen=True)
-class _Stream:
-    start: int
-    """Where in the file the chunks begin: 0 if it could not be continued."""
-    total: int | None
-    mark: str | None
-    """Tells this version of the file from another one."""
-    chunks: Iterator[bytes]
-    close: Callable[[], None]
-    """Ends the transfer, also one of which no chunk was taken."""
 
 
 class _Unfinished(BaseModel):
@@ -182,7 +145,7 @@ def fetch(
             try:
                 _transfer(address, part, wanted, bar, pause, drive)
                 found = _accept(part, wanted, expected, check)
-            except _Unavailable as error:
+            except Unavailable as error:
                 reasons.append(f"{address}: {error}")
                 continue
             record = Record(sha256=found, bytes=part.stat().st_size, address=address)
@@ -262,13 +225,13 @@ def _require_recorded(path: Path, record: Record) -> None:
 
 
 def _accept(part: Path, wanted: Wanted, recorded: str | None, check: Callable[[Path], object]) -> str:
-    """The sha256 of what has arrived. Raises _Unavailable if it is not the file.
+    """The sha256 of what has arrived. Raises Unavailable if it is not the file.
 
     What is another file is removed. It stays where the given sha256 says so alone: that may be mistyped.
     """
     found = sha256(part)
     if wanted.sha256 is not None and found != wanted.sha256:
-        raise _Unavailable(
+        raise Unavailable(
             f"what it serves has sha256 {found}, expected the {wanted.sha256} given. It is kept as {part}: if the "
             "given one is mistyped, correct it, and nothing is fetched again"
         )
@@ -285,7 +248,7 @@ def _accept(part: Path, wanted: Wanted, recorded: str | None, check: Callable[[P
         check(part)
     except ValueError as error:
         drop_part(part)
-        raise _Unavailable(str(error).replace(str(part), "what it serves")) from None
+        raise Unavailable(str(error).replace(str(part), "what it serves")) from None
     return found
 
 
@@ -300,17 +263,15 @@ def _transfer(address: str, part: Path, wanted: Wanted, bar: Bar, pause: float, 
         before = part.stat().st_size if part.is_file() else 0
         try:
             return _attempt(address, part, wanted, bar, drive, anew=anew)
-        except (_Broken, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        except (Broken, requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             now = part.stat().st_size if part.is_file() else 0
             idle = 0 if now > before else idle + 1
-            anew = isinstance(error, _Changed) or (anew and now == before)
+            anew = isinstance(error, Changed) or (anew and now == before)
             if idle == _TRIES:
-                raise _Unavailable(
-                    f"no more bytes came in {_TRIES} attempts, the last of which says: {error}"
-                ) from None
+                raise Unavailable(f"no more bytes came in {_TRIES} attempts, the last of which says: {error}") from None
             time.sleep(pause * 2 ** max(idle - 1, 0))
         except requests.RequestException as error:  # an address or an answer that no other attempt makes better
-            raise _Unavailable(f"it cannot be asked ({type(error).__name__}: {error})") from None
+            raise Unavailable(f"it cannot be asked ({type(error).__name__}: {error})") from None
 
 
 def _attempt(address: str, part: Path, wanted: Wanted, bar: Bar, drive: str, *, anew: bool) -> None:
@@ -320,15 +281,15 @@ def _attempt(address: str, part: Path, wanted: Wanted, bar: Bar, drive: str, *, 
     if not anew and origin.is_file() and part.is_file():
         there = _Unfinished.model_validate_json(origin.read_bytes())
     offset = 0 if there is None else part.stat().st_size
-    with closing(_open(address, offset, there.mark if there is not None and offset else None, drive)) as stream:
+    with closing(open_stream(address, offset, there.mark if there is not None and offset else None, drive)) as stream:
         first = b""
         if stream.start == 0:
-            first = _gather(stream.chunks, _LOOK)
+            first = gather(stream.chunks, _LOOK)
             if not first and stream.total != 0:
-                raise _Broken("nothing came")
+                raise Broken("nothing came")
             _refuse_page(first, wanted)
         elif there is None or not _same(stream, there):
-            raise _Changed("the file at the address has changed since its first bytes came")
+            raise Changed("the file at the address has changed since its first bytes came")
         _require_space(part, wanted.name, stream)
         done = stream.start
         with part.open("r+b" if stream.start else "wb") as file:
@@ -341,26 +302,16 @@ def _attempt(address: str, part: Path, wanted: Wanted, bar: Bar, drive: str, *, 
                 done += file.write(chunk)
                 bar.advance(len(chunk))
     if stream.total is not None and done != stream.total:
-        raise _Broken(f"the transfer ended after {done} of {stream.total} bytes")
+        raise Broken(f"the transfer ended after {done} of {stream.total} bytes")
 
 
-def _gather(chunks: Iterable[bytes], count: int) -> bytes:
-    """The first `count` bytes, with what came beside them; fewer at the end."""
-    found = b""
-    for chunk in chunks:
-        found += chunk
-        if len(found) >= count:
-            break
-    return found
-
-
-def _same(stream: _Stream, there: _Unfinished) -> bool:
+def _same(stream: Stream, there: _Unfinished) -> bool:
     """Whether the bytes to come belong to those that are there; a server that says nothing of either gives no proof."""
     known = (stream.mark, stream.total)
     return known == (there.mark, there.total) and known != (None, None)
 
 
-def _require_space(part: Path, name: str, stream: _Stream) -> None:
+def _require_space(part: Path, name: str, stream: Stream) -> None:
     needed, free = (stream.total or 0) - stream.start, shutil.disk_usage(part.parent).free
     if stream.start == 0 and part.is_file():
         free += part.stat().st_size  # it is overwritten
@@ -373,156 +324,10 @@ def _require_space(part: Path, name: str, stream: _Stream) -> None:
 
 
 def _refuse_page(first: bytes, wanted: Wanted) -> None:
-    """Raise _Unavailable if a web page has come where a file was expected."""
+    """Raise Unavailable if a web page has come where a file was expected."""
     if first.startswith(b"PK"):  # a zip, as torch's checkpoints are too
         return
     if any(sign in first[:_LOOK].lower() for sign in _PAGE):
-        raise _Unavailable(_explain(first.decode("utf-8", "replace")))
+        raise Unavailable(explain(first.decode("utf-8", "replace")))
     if wanted.is_zip:
-        raise _Unavailable(f"what it serves is no zip archive: it begins with {first[:16]!r}")
-
-
-def _explain(page: str) -> str:
-    text = _text(page)
-    if _says_quota(text):
-        return (
-            "its quota is used up: too many people have fetched the file today. Try again tomorrow, or use another "
-            f"address. The page says: {text[:200]!r}"
-        )
-    return (
-        f"a web page came instead of the file: {text[:200]!r}. Is the address that of a page about the file, or of a "
-        "folder? Only files are fetched: of a folder, such as a diffusers VQModel's, a zip"
-    )
-
-
-def _text(page: str) -> str:
-    found = _Page()
-    found.feed(page)
-    return " ".join(" ".join(found.text).split())
-
-
-def _says_quota(text: str) -> bool:
-    return any(sign in text.lower() for sign in _QUOTA)
-
-
-class _Page(HTMLParser):
-    """The text of a web page, and the first form in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.text: list[str] = []
-        self.action: str | None = None
-        self.fields: dict[str, str] = {}
-        self._hidden = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {name: value or "" for name, value in attrs}
-        self._hidden = tag in ("script", "style")
-        if tag == "form" and self.action is None:
-            self.action = given.get("action", "")
-        elif tag == "input" and self.action is not None and given.get("name"):
-            self.fields[given["name"]] = given.get("value", "")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._hidden:
-            self.text.append(data)
-
-
-def _open(address: str, offset: int, mark: str | None, drive: str) -> _Stream:
-    scheme = address.partition(":")[0]
-    if scheme in ("http", "https"):
-        return _open_http(address, {}, offset, mark)
-    if scheme == "drive":
-        return _open_drive(address.partition(":")[2], offset, mark, drive)
-    return _open_store(address, offset)
-
-
-def _open_drive(file: str, offset: int, mark: str | None, drive: str) -> _Stream:
-    """Through the form that asks whether a file too large to be scanned for viruses is wanted all the same."""
-    asked = {"id": file, "export": "download"}
-    with requests.get(drive, params=asked, stream=True, timeout=(10, 60)) as response:
-        page = _Page()
-        if _is_page(response):
-            page.feed(_read_page(response))
-    if page.action is None:
-        return _open_http(drive, asked, offset, mark)
-    return _open_http(urljoin(drive, page.action), page.fields, offset, mark)
-
-
-def _open_http(url: str, params: dict[str, str], offset: int, mark: str | None) -> _Stream:
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-        if mark is not None:
-            headers["If-Range"] = mark
-    response = requests.get(url, params=params, headers=headers, stream=True, timeout=(10, 60))
-    try:
-        return _answered(response, offset, mark)
-    except BaseException:
-        response.close()
-        raise
-
-
-def _answered(response: requests.Response, offset: int, asked: str | None) -> _Stream:
-    """The stream of an answer to a request for the bytes from `offset` on, of the version `asked`, if there are any."""
-    status = response.status_code
-    page = _read_page(response) if _is_page(response) else None
-    if status not in (200, 206, 416):
-        if page is not None and _says_quota(_text(page)):  # under whatever status
-            raise _Unavailable(_explain(page))
-        text = f"it answered {status} {response.reason}"
-        raise _Broken(text) if status in _PASSING else _Unavailable(text)
-    if page is not None and status != 416:  # the body of a 416 is a message
-        raise _Unavailable(_explain(page))
-    # A weak mark does not promise the same bytes.
-    etag = response.headers.get("ETag", "")
-    mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified")
-    if status == 200:
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdecimal() else None
-        return _Stream(0, total, mark, response.iter_content(_CHUNK), response.close)
-    answer = response.headers.get("Content-Range", "")
-    span = _SPAN.fullmatch(answer)
-    total = int(span[2]) if span and span[2].isdecimal() else None
-    # 416: there is nothing beyond the end, which must then be where we are.
-    start = total if status == 416 else int(span[1]) if span and span[1] else None
-    if start != offset:
-        raise _Changed(f"asked for the bytes from {offset} on, it answered {status} with Content-Range {answer!r}")
-    if status == 416:  # nothing is missing, and few servers name the version with it
-        return _Stream(offset, total, asked, iter(()), response.close)
-    return _Stream(offset, total, mark, response.iter_content(_CHUNK), response.close)
-
-
-def _is_page(response: requests.Response) -> bool:
-    return response.headers.get("Content-Type", "").lower().startswith(("text/html", "application/xhtml"))
-
-
-def _read_page(response: requests.Response) -> str:
-    return _gather(response.iter_content(_CHUNK), 4 * _CHUNK).decode("utf-8", "replace")
-
-
-def _open_store(address: str, offset: int) -> _Stream:
-    try:
-        filesystem, path = fs.FileSystem.from_uri(address)
-        info = filesystem.get_file_info(path)
-        if info.type == fs.FileType.Directory:
-            raise _Unavailable("it is a folder, expected a file: of a diffusers VQModel's folder, pack a zip")
-        if info.type != fs.FileType.File:
-            raise _Unavailable("there is no file")
-        file = filesystem.open_input_file(path)
-    except (OSError, pa.ArrowException) as error:
-        # What has given bytes before may do so again.
-        raise (_Broken if offset else _Unavailable)(f"it cannot be opened ({error})") from None
-    return _Stream(offset, info.size, str(info.mtime_ns), _file_chunks(file, offset), file.close)
-
-
-def _file_chunks(file: pa.NativeFile, offset: int) -> Iterator[bytes]:
-    try:
-        file.seek(offset)
-        while chunk := file.read(_CHUNK):
-            yield chunk
-    except (OSError, pa.ArrowException) as error:
-        raise _Broken(f"it cannot be read on ({error})") from None
+        raise Unavailable(f"what it serves is no zip archive: it begins with {first[:16]!r}")
