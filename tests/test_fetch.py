@@ -15,7 +15,7 @@ import requests
 from moto.server import ThreadedMotoServer
 from server import QUOTA, Server, archive, serving
 
-from scadm.data import fetch
+from scadm.data import fetch, streams
 from scadm.data.fetch import Fetched, Wanted
 from scadm.manifest import write_json
 
@@ -440,8 +440,8 @@ class Failing:
 def test_a_read_that_fails_is_tried_again_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "source.zip"
     source.write_bytes(archive())
-    failures: list[Exception] = [OSError("AWS Error NETWORK_CONNECTION"), fetch.pa.ArrowInvalid("odd")]
-    from_uri = fetch.fs.FileSystem.from_uri
+    failures: list[Exception] = [OSError("AWS Error NETWORK_CONNECTION"), streams.pa.ArrowInvalid("odd")]
+    from_uri = streams.fs.FileSystem.from_uri
 
     class FileSystem:
         def __init__(self, filesystem: Any) -> None:
@@ -449,7 +449,7 @@ def test_a_read_that_fails_is_tried_again_where_it_was(tmp_path: Path, monkeypat
             self.open_input_file = lambda path: Failing(filesystem.open_input_file(path), failures)
 
     class Fake:
-        FileType = fetch.fs.FileType
+        FileType = streams.fs.FileType
 
         class FileSystem:
             @staticmethod
@@ -457,7 +457,7 @@ def test_a_read_that_fails_is_tried_again_where_it_was(tmp_path: Path, monkeypat
                 filesystem, path = from_uri(address)
                 return FileSystem(filesystem), path
 
-    monkeypatch.setattr(fetch, "fs", Fake)
+    monkeypatch.setattr(streams, "fs", Fake)
     bar = Bar()
     assert get(tmp_path / "cache", f"file://{source}", bar=bar).path.read_bytes() == source.read_bytes()
     assert not failures and [done > 500_000 for _, _, done in bar.started] == [False, True, True]
@@ -503,7 +503,7 @@ def test_every_answer_is_closed(server: Server, tmp_path: Path, monkeypatch: pyt
         closed.append(response)
         close(response)
 
-    monkeypatch.setattr(fetch.requests, "get", asking)
+    monkeypatch.setattr(streams.requests, "get", asking)
     monkeypatch.setattr(requests.Response, "close", closing)
     server.etag = None
     killed(tmp_path, f"{server.address}/a")
