@@ -233,12 +233,12 @@ def latents(tables: Path, autoencoder: Path, folder: Path, rounds: int) -> dict[
 def with_webdataset(shards: Path, workers: int, seconds: float) -> float:
     """Samples a second, decoded as the loader decodes them: both latents, the image, the mask."""
     import torch
-    import webdataset as wds
+    import webdataset
+
+    wds: Any = webdataset  # its names are not known to type checkers
 
     names = sorted(str(path) for path in shards.glob("train-*.tar"))
-    dataset = wds.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
-        names, shardshuffle=len(names), seed=0, nodesplitter=wds.split_by_node, empty_check=False
-    )
+    dataset = wds.WebDataset(names, shardshuffle=len(names), seed=0, nodesplitter=wds.split_by_node, empty_check=False)
     dataset = dataset.repeat().shuffle(1000).map(_decoded)
     loader = torch.utils.data.DataLoader(dataset, batch_size=32, num_workers=workers, collate_fn=_stacked)
     return _rate(iter(loader), 32, seconds)

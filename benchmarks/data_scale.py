@@ -208,7 +208,7 @@ def first(folder: Path, batch: int = 32) -> dict[str, Any]:
         steps = loader.steps(0, 10**6)
         next(steps)
         seconds.append(time.perf_counter() - begin)
-        steps.close()
+        del steps
     return {"samples": len(reader), "batch": batch, "seconds": sorted(seconds)[2], "slowest": max(seconds)}
 
 
