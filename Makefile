@@ -11,8 +11,8 @@ export DVC_NO_ANALYTICS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-# Files of tests side by side; the real runs, which take all cores themselves, one after another.
-UNIT := python -m pytest -m "not slow" -n 2 --dist loadfile
+# Two files of tests side by side.
+PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data env env-dev clean
@@ -30,11 +30,10 @@ ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
 
 test: env-dev ## all tests: about 4 min of set-up once, then about 15 min on two cores
 	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
-	$(UNIT)
-	python -m pytest -m slow
+	$(PYTEST)
 
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
-	$(UNIT)
+	$(PYTEST) -m "not slow"
 
 lint: env-dev ## ruff and pyright
 	ruff check . && ruff format --check . && pyright

@@ -46,11 +46,13 @@ def main(stage: Stage) -> None:
     pictures = figures(subjects.synthesiser(), colours, ShardReader(shards, "test"), params.evaluation.figure_rows)
     stage.write("reports/metrics.json", json.dumps(measured.metrics, indent=1) + "\n")
     test_split = digest({"faces": data.inputs["data/onehot"], "ids": ids})
-    stage.write("reports/evaluation.json", summary.evaluation_json(trained, measured, test_split))
+    tree = params.model_dump(mode="json")
+    evaluated = tracking.evaluation_run(params.tracking, stage.home, tracked, stage.run_key, tree)
+    stage.write("reports/evaluation.json", summary.evaluation_json(trained, measured, test_split, evaluated.run_id))
     stage.publish(save(pictures, stage.work_folder()), "reports/figures", None)
     page = summary.report_data(params, trained, measured, pictures, colours, data, test_split, reports)
     write_report(reports / "index.html", page)
-    tracking.log_evaluation(tracked, measured.metrics, reports)
+    tracking.log_evaluation(evaluated, measured.metrics, reports)
     for line in summary.lines(measured):
         stage.say(line)
 

@@ -14,12 +14,12 @@ def main(stage: Stage) -> None:
     evaluation = stage.read_json("reports/evaluation.json")
     trained, metrics = stage.read_json("models/train.json"), stage.read_json("reports/metrics.json")
     uri = tracking.tracking_uri(params.tracking, stage.home)
-    tracked = tracking.Tracked(uri, evaluation["mlflow_run"])
+    trained_run, evaluated_run = (tracking.Tracked(uri, tree["mlflow_run"]) for tree in (trained, evaluation))
     name = f"sca-dm-{params.project.data_name}-{params.project.resolution}"
     registry = Registry(uri, name)
     version = registry.register(
-        tracked.run_id,
-        weights=tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
+        evaluated_run.run_id,
+        weights=tracking.find_weights(trained, stage.storage_root, trained_run, stage.home / ".work"),
         autoencoder=str(stage.path("models/autoencoder")),
         code=[str(stage.workspace / "scadm")],
         sampling=params.sampling.model_dump(mode="json"),
@@ -47,7 +47,7 @@ def main(stage: Stage) -> None:
         "promoted": verdict.promoted,
         "reasons": list(verdict.reasons),
         "champion": version.number if verdict.promoted else champion.number if champion else None,
-        "mlflow_run": tracked.run_id,
+        "mlflow_run": evaluated_run.run_id,
     }
     stage.write("reports/registration.json", json.dumps(result, indent=1) + "\n")
     for reason in verdict.reasons:

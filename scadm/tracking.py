@@ -19,6 +19,7 @@ from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
 from scadm.checkpoint import digest_of, is_complete
@@ -27,6 +28,9 @@ from scadm.manifest import require_same
 from scadm.store import Store
 
 RUN_KEY = "scadm.run_key"
+EVALUATION = "scadm.evaluation"
+"""Tag of a run that holds an evaluation's metrics: the run key of that evaluation."""
+
 _PARAMS_PER_CALL = 100
 
 
@@ -218,8 +222,41 @@ def find_weights(trained: Mapping[str, str], storage_root: str, tracked: Tracked
     return place
 
 
+def evaluation_run(config: TrackingConfig, home: Path, trained: Tracked, key: str, params: dict[str, Any]) -> Tracked:
+    """The run that holds the evaluation `key`: that of the training for its first one, for another a run below it.
+
+    So no evaluation overwrites another one's metrics, and each lies beside the parameters that it was made with. Where
+    the store fails, that is said, and the training's run stands in: what was measured is in the reports.
+    """
+    try:
+        return _evaluation_run(config, home, trained, key, params)
+    except Exception as error:  # as in RunLogger
+        print(f"warning: MLflow at {trained.uri} failed: {error}. Going on without it.", flush=True)
+        return trained
+
+
+def _evaluation_run(config: TrackingConfig, home: Path, trained: Tracked, key: str, params: dict[str, Any]) -> Tracked:
+    client = MlflowClient(trained.uri)
+    run = client.get_run(trained.run_id)
+    if run.data.tags.get(EVALUATION, key) == key:
+        client.set_tag(trained.run_id, EVALUATION, key)
+        return trained
+    tags = {name: value for name, value in run.data.tags.items() if name.startswith("scadm.") and name != RUN_KEY}
+    below = open_run(
+        config,
+        home,
+        key,
+        name=f"{run.info.run_name}-evaluation-{key[:6]}",
+        params=params,
+        tags=tags | {EVALUATION: key, MLFLOW_PARENT_RUN_ID: trained.run_id},
+        dataset=None,
+    )
+    client.set_terminated(below.run_id, "FINISHED")
+    return below
+
+
 def log_evaluation(tracked: Tracked, metrics: Mapping[str, Mapping[str, Mapping[str, float]]], reports: Path) -> None:
-    """The evaluation's metrics, {task: {row: {metric: value}}}, and its files into the training's MLflow run."""
+    """The evaluation's metrics, {task: {row: {metric: value}}}, and its files into an MLflow run."""
     logger = RunLogger(tracked)
     flat = {
         f"{task}/{row}/{name}": value

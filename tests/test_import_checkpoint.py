@@ -222,7 +222,7 @@ def test_the_command_that_it_prints_evaluates_the_weights_as_they_are(project: P
     _, config = read_checkpoint(Store(str(final(project))), [])
     assert (config["guidance_null"], config["step"]) == ("zero", 0)
     registration = json.loads((project.folder / "reports/registration.json").read_text())
-    assert registration["model"] == "sca-dm-synthetic-64"
+    assert registration["model"] == "sca-dm-synthetic-smoke-64"
     assert (project.folder / "reports/index.html").is_file()
 
 

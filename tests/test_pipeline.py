@@ -92,6 +92,9 @@ def test_the_champion_loads_and_predicts_in_a_fresh_process(project: Project, tm
     registration = json.loads((project.folder / "reports/registration.json").read_text())
     assert registration["promoted"], registration["reasons"]
     (example,) = re.findall(r"```python\n(.*?)```", (project.folder / "README.md").read_text(), re.DOTALL)
+    default = "sca-dm-synthetic-64"
+    assert example.count(default) == 1
+    example = example.replace(default, registration["model"])
     script = tmp_path / "predict.py"
     script.write_text(
         example
@@ -123,7 +126,7 @@ def test_one_mlflow_run_holds_params_metrics_pictures_and_lineage(project: Proje
     assert {"train/lr", "train/images_per_s", "validation/loss", "reconstruction/model/ssim"} <= set(run.data.metrics)
     assert {"swap_hair/model/transfer", "conditioning/other_styles/rise"} <= set(run.data.metrics)
     assert {"scadm.git_commit", "scadm.dvc_lock", "scadm.data_manifest"} <= set(run.data.tags)
-    assert run.inputs.dataset_inputs[0].dataset.name == "synthetic"
+    assert run.inputs.dataset_inputs[0].dataset.name == "synthetic-smoke"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"figures", "images", "report", "weights"} <= artifacts
 

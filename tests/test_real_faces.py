@@ -30,7 +30,7 @@ def test_smoke_on_real_faces(shared: Path, tmp_path: Path) -> None:
     rows = json.loads((project.folder / "reports/metrics.json").read_text())["reconstruction"]
     assert set(rows) == {"style_blind", "own_colours", "model", "ceiling"}
     registration = json.loads((project.folder / "reports/registration.json").read_text())
-    assert registration["model"] == "sca-dm-synthetic-64" and registration["version"] == "1"
+    assert registration["model"] == "sca-dm-synthetic-smoke-64" and registration["version"] == "1"
 
     table = FaceTable(project.folder / "data/onehot", None)
     assert len(table) == 120

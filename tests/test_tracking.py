@@ -1,6 +1,7 @@
 """MLflow, on a real SQLite store."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,21 @@ def test_an_evaluation_is_logged_by_task_row_and_metric(opened: Callable[..., Tr
         "reconstruction/ceiling/ssim": 0.75,
         "swap_hair/model/transfer": 0.625,
     }
+
+
+def test_another_evaluation_of_a_training_has_a_run_of_its_own(opened: Callable[..., Tracked], home: Path) -> None:
+    """Else a second experiment with the same weights would overwrite the first one's metrics."""
+    trained = opened("7777")
+    run_of = partial(tracking.evaluation_run, SQLITE, home, trained)
+    assert run_of("e1", PARAMS) == trained == run_of("e1", PARAMS)
+    other = run_of("e2", PARAMS | {"seed": 9})
+    assert other != trained and run_of("e2", PARAMS) == other
+    assert run_of("e1", PARAMS) == trained, "the first one stays where it is"
+    found = MlflowClient(trained.uri).get_run(other.run_id)
+    assert (found.data.params["seed"], found.info.status) == ("9", "FINISHED")
+    assert found.data.tags["mlflow.parentRunId"] == trained.run_id
+    assert found.data.tags["scadm.git_commit"] == "abc" and found.data.tags[RUN_KEY] == "e2"
+    assert found.info.run_name == "run-7777-evaluation-e2"
 
 
 def test_a_store_that_fails_is_counted_and_said_once(

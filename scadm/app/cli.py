@@ -16,7 +16,12 @@ def _main() -> None:
 
 @app.command(epilog="Example: scadm profile smoke && dvc repro")
 def profile(
-    name: Annotated[str, typer.Argument(help="A file of conf/, without .yaml.", metavar="NAME")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A file of conf/, without .yaml: quickstart, smoke, mini or celebamask-hq.", metavar="NAME"
+        ),
+    ],
 ) -> None:
     """Write the profile NAME to params.yaml, and show what that changes."""
     from scadm import profiles

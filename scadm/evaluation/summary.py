@@ -25,13 +25,13 @@ def lines(measured: Measured) -> Iterator[str]:
     yield f"in SSIM {there} from style_blind to the ceiling"
 
 
-def evaluation_json(trained: Mapping[str, str], measured: Measured, test_split: str) -> str:
-    """reports/evaluation.json: what was measured on what, for the gate and the registry."""
+def evaluation_json(trained: Mapping[str, str], measured: Measured, test_split: str, mlflow_run: str) -> str:
+    """reports/evaluation.json: what was measured on what, for the gate and the registry; `mlflow_run` holds it."""
     sheets = measured.sheets
     tree = {
         "run_key": trained["run_key"],
         "weights_sha256": trained["sha256"],
-        "mlflow_run": trained["mlflow_run"],
+        "mlflow_run": mlflow_run,
         "test_split": test_split,
         "faces": len(sheets["model"].positions),
         f"swap_{PART}_pairs": len(measured.swap),
