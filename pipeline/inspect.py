@@ -17,10 +17,13 @@ def main(stage: Stage) -> None:
     split_of: dict[str, Split] = {id: split for split, ids in data.splits.items() for id in ids}
     table = FaceTable(stage.path("data/onehot"), None)
     with bar(len(table), "inspect", "faces") as progress:
-        found = survey(table, [split_of[id] for id in table.ids], progress.update)
+        found = survey(
+            table, [split_of[id] for id in table.ids], progress.update, photographs=raw.source != "synthetic"
+        )
     known = reported(table.ids, raw.counts.get("faces", 0))
     broken = len({suspicion.position for suspicion in found.suspicions})
-    stage.say(f"{broken} of {len(table)} masks break a rule, {len(found.twins)} pictures are in two splits")
+    twins = "" if found.twins is None else f", {len(found.twins)} pictures are in two splits"
+    stage.say(f"{broken} of {len(table)} masks break a rule{twins}")
     rows = [f"{c.name},{c.faces:.4f},{c.area:.6f}\n" for c in found.classes]
     stage.write("reports/classes.csv", "class,faces_share,mean_area\n" + "".join(rows))
     stage.write("reports/data.json", json.dumps(as_json(found, known), indent=1) + "\n")

@@ -35,13 +35,22 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> FaceTable:
 
 @pytest.fixture(scope="module")
 def found(table: FaceTable) -> Survey:
-    return survey(table, SPLIT_OF, lambda _: None)
+    return survey(table, SPLIT_OF, lambda _: None, photographs=True)
 
 
 def test_twins_in_two_splits_are_found(found: Survey) -> None:
+    assert found.twins is not None
     (twins,) = found.twins
     assert (twins.first, twins.second) == (21, 3)
     assert twins.correlation > 0.95
+
+
+def test_drawn_faces_are_alike_without_being_twins(table: FaceTable, tmp_path: Path) -> None:
+    drawn = survey(table, SPLIT_OF, lambda _: None, photographs=False)
+    assert drawn.twins is None and as_json(drawn, [])["twins"] == []
+    write_page(tmp_path / "data.html", drawn, [], table, "The faces", None)
+    page = (tmp_path / "data.html").read_text()
+    assert "not looked for" in page and "of another split" not in page
 
 
 def test_every_class_has_its_shares_and_examples(found: Survey, table: FaceTable) -> None:

@@ -35,7 +35,7 @@ def as_json(survey: Survey, reported: Sequence[Report]) -> dict[str, Any]:
         "suspicious": broken,
         "twins": [
             {"face": survey.ids[t.first], "twin": survey.ids[t.second], "correlation": round(t.correlation, 4)}
-            for t in survey.twins
+            for t in survey.twins or ()
         ],
         "reported": [report._asdict() for report in reported],
     }
@@ -50,6 +50,9 @@ def write_page(
         images, labels = table.batch(positions)
         return _strip([_overlaid(*face, part) for face in zip(images, labels, strict=True)])
 
+    def plain(positions: Sequence[int]) -> Image.Image:
+        return _strip([_tile(image) for image in table.batch(positions)[0]])
+
     suspects = {}
     for rule, meaning in RULES.items():
         positions = [s.position for s in survey.suspicions if s.rule == rule]
@@ -58,7 +61,7 @@ def write_page(
             names = ", ".join(survey.ids[position] for position in chosen)
             more = len(positions) - len(chosen)
             suspects[rule] = (meaning, len(positions), names + (f" and {more} more" if more else ""), strip(chosen))
-    shown = survey.twins[: SHOWN // 2]
+    shown = (survey.twins or ())[: SHOWN // 2]
     page = (
         pages("scadm.inspection")
         .get_template("data.html.j2")
@@ -71,7 +74,7 @@ def write_page(
             suspects=suspects,
             reported=reported,
             reported_faces=strip([table.ids.index(report.id) for report in reported]) if reported else None,
-            twins=strip([place for pair in shown for place in (pair.first, pair.second)]) if shown else None,
+            twins=plain([place for pair in shown for place in (pair.first, pair.second)]) if shown else None,
             pairs=", ".join(f"{survey.ids[t.first]} and {survey.ids[t.second]}" for t in shown),
         )
     )
@@ -87,8 +90,12 @@ def _overlaid(image: NDArray[np.uint8], labels: NDArray[np.uint8], part: str | N
     else:
         inside = (labels == CLASS_ID[part])[..., None]
         mixed = np.where(inside, 0.6 * face + 0.4 * colours, 0.4 * face + 0.6 * 255)
-    picture = Image.fromarray(mixed.round().astype(np.uint8))
-    return picture.resize((_TILE, _TILE), Image.Resampling.BICUBIC if len(labels) > _TILE else Image.Resampling.NEAREST)
+    return _tile(mixed.round().astype(np.uint8))
+
+
+def _tile(image: NDArray[np.uint8]) -> Image.Image:
+    way = Image.Resampling.BICUBIC if len(image) > _TILE else Image.Resampling.NEAREST
+    return Image.fromarray(image).resize((_TILE, _TILE), way)
 
 
 def _strip(tiles: Sequence[Image.Image], columns: int = 8) -> Image.Image:

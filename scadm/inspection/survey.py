@@ -46,11 +46,17 @@ class Survey:
     side_agreement: dict[str, float]
     """Of the faces that show both parts of a pair, the share with the usual side."""
     suspicions: tuple[Suspicion, ...]
-    twins: tuple[Twins, ...]
+    twins: tuple[Twins, ...] | None
+    """None where they were not looked for."""
 
 
-def survey(table: FaceTable, split_of: Sequence[Split], progress: Callable[[int], object]) -> Survey:
-    """Look at all faces of a table, whose splits are `split_of`; `progress` receives 1 for each."""
+def survey(
+    table: FaceTable, split_of: Sequence[Split], progress: Callable[[int], object], *, photographs: bool
+) -> Survey:
+    """Look at all faces of a table, whose splits are `split_of`; `progress` receives 1 for each.
+
+    Twins are looked for among photographs only: drawn faces are alike without being the same picture.
+    """
     rules: list[list[str]] = []
     found_sides: list[Sides] = []
     thumbnails: list[NDArray[np.float32]] = []
@@ -73,7 +79,7 @@ def survey(table: FaceTable, split_of: Sequence[Split], progress: Callable[[int]
         sides=usual,
         side_agreement=_agreement(found_sides, usual),
         suspicions=tuple(Suspicion(i, rule) for i, broken in enumerate(rules) for rule in broken),
-        twins=_twins(np.concatenate(thumbnails), split_of),
+        twins=_twins(np.concatenate(thumbnails), split_of) if photographs else None,
     )
 
 
