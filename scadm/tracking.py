@@ -223,7 +223,8 @@ def find_weights(trained: Mapping[str, str], storage_root: str, tracked: Tracked
 
 
 def evaluation_run(config: TrackingConfig, home: Path, trained: Tracked, key: str, params: dict[str, Any]) -> Tracked:
-    """The run that holds the evaluation `key`: that of the training for its first one, for another a run below it.
+    """The run that holds the evaluation `key`: that of the training for its first one with the same parameters, for
+    another a run below it.
 
     So no evaluation overwrites another one's metrics, and each lies beside the parameters that it was made with. Where
     the store fails, that is said, and the training's run stands in: what was measured is in the reports.
@@ -238,7 +239,8 @@ def evaluation_run(config: TrackingConfig, home: Path, trained: Tracked, key: st
 def _evaluation_run(config: TrackingConfig, home: Path, trained: Tracked, key: str, params: dict[str, Any]) -> Tracked:
     client = MlflowClient(trained.uri)
     run = client.get_run(trained.run_id)
-    if run.data.tags.get(EVALUATION, key) == key:
+    same = flatten(params).items() <= run.data.params.items()  # registered models add some of their own
+    if run.data.tags.get(EVALUATION, key if same else None) == key:
         client.set_tag(trained.run_id, EVALUATION, key)
         return trained
     tags = {name: value for name, value in run.data.tags.items() if name.startswith("scadm.") and name != RUN_KEY}

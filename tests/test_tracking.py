@@ -136,6 +136,9 @@ def test_another_evaluation_of_a_training_has_a_run_of_its_own(opened: Callable[
     assert found.data.tags["mlflow.parentRunId"] == trained.run_id
     assert found.data.tags["scadm.git_commit"] == "abc" and found.data.tags[RUN_KEY] == "e2"
     assert found.info.run_name == "run-7777-evaluation-e2"
+    later = opened("8888")
+    assert run_of.func(SQLITE, home, later, "e3", PARAMS | {"seed": 9}) != later, "changed between the two stages"
+    assert run_of.func(SQLITE, home, later, "e4", PARAMS) == later
 
 
 def test_a_store_that_fails_is_counted_and_said_once(
