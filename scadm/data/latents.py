@@ -52,7 +52,7 @@ class ShardMaker:
         parts = [rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size)]
 
         def read(part: range) -> tuple[range, Images, Labels, list[bytes]]:
-            return part, *table.batch(part), table.image_files(part)
+            return part, *table.batch_with_files(part)
 
         with ThreadPoolExecutor(1) as pool:
             ahead = pool.submit(read, parts[0])

@@ -9,8 +9,9 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,8 @@ def encode(sample: Sample, image_file: bytes | None = None) -> Encoded:
     if image_file is None:
         Image.fromarray(sample.image).save(webp, "WEBP", lossless=True, quality=0, method=0, exact=True)
         image_file = webp.getvalue()
-    Image.fromarray(sample.labels).save(png, "PNG")
+    # Larger by a fifth than at the default, written three times as fast.
+    Image.fromarray(sample.labels).save(png, "PNG", compress_level=1)
     return Encoded(sample.id, dict(zip(MEMBERS, (latent.getvalue(), image_file, png.getvalue()), strict=True)))
 
 
@@ -157,11 +159,29 @@ class ShardReader:
         shard, key, places = self._samples[index]
         # The members of a sample lie side by side: one read for all.
         first, end = min(offset for offset, _ in places), max(offset + size for offset, size in places)
-        data = memoryview(self._cache.read(shard, *self._shards[shard], first, end - first))
-        latent, image, mask = (io.BytesIO(data[offset - first : offset - first + size]) for offset, size in places)
+        data = self._cache.read(shard, *self._shards[shard], first, end - first)
+        latent, image, mask = (data[offset - first : offset - first + size] for offset, size in places)
         return Sample(
             id=key,
-            latent=np.load(latent),
-            image=np.asarray(Image.open(image).convert("RGB")),
-            labels=np.asarray(Image.open(mask)),
+            latent=_array(latent),
+            # Naming the format spares Pillow trying others: half the time of a small image.
+            image=np.asarray(Image.open(io.BytesIO(image), formats=("WEBP",))),
+            labels=np.asarray(Image.open(io.BytesIO(mask), formats=("PNG",))),
         )
+
+
+def _array(npy: bytes) -> NDArray[Any]:
+    """`np.load` of a file in memory whose header is like those before it: it is parsed once."""
+    start = 10 + int.from_bytes(npy[8:10], "little")
+    shape, dtype = _npy_form(npy[:start])
+    return np.frombuffer(npy, dtype, offset=start).reshape(shape)
+
+
+@lru_cache(maxsize=16)
+def _npy_form(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    file = io.BytesIO(header)
+    version = np.lib.format.read_magic(file)
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if version != (1, 0) or fortran_order:
+        raise ValueError(f"an array of .npy version {version}, Fortran order {fortran_order}: expected (1, 0), False")
+    return shape, dtype

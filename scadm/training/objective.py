@@ -16,6 +16,7 @@ from scadm.diffusion.noise import DROP, NOISE, TIMESTEP, VALIDATION, generator, 
 from scadm.diffusion.schedule import Schedule
 from scadm.models.scadm import SCADM, drop_condition, to_one_hot
 from scadm.models.unet import Conditioning
+from scadm.pixels import to_signed
 
 
 class Draws(NamedTuple):
@@ -75,5 +76,6 @@ class TrainingModule(nn.Module):
 
 
 def device_batch(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Stored latents, images and labels on the device."""
-    return batch.latent.to(device), batch.image.to(device), batch.labels.to(device)
+    """On the device: latents (B, C, h, w) as stored but float32, images (B, 3, H, W) in [-1, 1], labels (B, H, W)."""
+    latent = torch.from_numpy(batch.latent).to(device).float()
+    return latent, to_signed(batch.image, device), torch.from_numpy(batch.labels).to(device)
