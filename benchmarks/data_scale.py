@@ -163,7 +163,7 @@ def kills(folder: Path, faces: int) -> dict[str, Any]:
     rng, kept = random.Random(0), []
     for _ in range(KILLS):
         process = start(place, "masks")
-        found, end = psutil.Process(process.pid), time.monotonic() + rng.uniform(0.3, 0.8) * seconds
+        found, end = psutil.Process(process.pid), time.monotonic() + rng.uniform(0.25, 0.45) * seconds
         while time.monotonic() < end and process.poll() is None:
             time.sleep(0.1)
         if process.poll() is not None:

@@ -26,10 +26,6 @@ class PartReport:
     name: str
     ids: tuple[str, ...]
 
-    @property
-    def rows(self) -> int:
-        return len(self.ids)
-
 
 def read_face(
     files: FaceFiles, id: str, resolution: int, resize: MaskResize
