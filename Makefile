@@ -15,13 +15,13 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-unit lint bench-model bench-quickstart env env-dev clean
+.PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then about 10 min on two cores
-	@echo "== dvc repro: eight stages, about 10 minutes on two cores; finished stages are skipped =="
+	@echo "== dvc repro: nine stages, about 10 minutes on two cores; finished stages are skipped =="
 	dvc repro
 	@echo "== done. The report: reports/index.html. Runs and models: make ui =="
 
@@ -43,6 +43,9 @@ bench-model: env ## the model against direct baselines at the published size: ab
 
 bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about an hour on two cores
 	python -m benchmarks.quickstart
+
+bench-data: env ## data stages and loader against plain loops, after `make run`: about 40 min on two cores, 6 GB of disk
+	python -m benchmarks.data
 
 env: $(VENV)/.core ## the environment of `make run`
 env-dev: $(VENV)/.dev ## the environment of `make test`

@@ -9,6 +9,7 @@ from scadm.data.tables import FaceTable
 from scadm.first_stage import import_vq_f4, save_small
 from scadm.manifest import SPLITS, Manifest, describe_files
 from scadm.pixels import JoinedImages
+from scadm.pretrained import FORMS, open_vq_f4
 from scadm.progress import bar
 from scadm.stage import Stage, run
 from scadm.training.autoencoder import fit_autoencoder, reconstruction_ssim
@@ -20,8 +21,11 @@ def main(stage: Stage) -> None:
     config = stage.params.autoencoder
     counts = {}
     if config.kind == "vq-f4":
+        if not config.weights:
+            raise ValueError(f"autoencoder.kind is vq-f4, but autoencoder.weights is null, expected {FORMS}.")
+        weights = stage.located(config.weights, config.weights_sha256)
         work = stage.work_folder()
-        mark = import_vq_f4(work, stage.data / (config.weights or ""))
+        mark = import_vq_f4(work, open_vq_f4(weights))
         history = [{"step": 0, "loss": 0.0, "ssim": 0.0}]
     else:
         train, validation, test = (FaceTable(tables, split) for split in SPLITS)

@@ -6,8 +6,8 @@ import numpy as np
 
 from scadm.cluster.data import map_tasks
 from scadm.data.latents import ShardMaker, ShardReport, require_ids, shard_tasks, statistics
-from scadm.data.shards import INDEX, read_offsets, write_index
-from scadm.manifest import Manifest, describe_files
+from scadm.data.shards import INDEX, Latents, write_index
+from scadm.manifest import FileEntry, Manifest, describe_files
 from scadm.stage import Stage, run
 
 
@@ -22,8 +22,7 @@ def main(stage: Stage) -> None:
             tables=str(stage.path("data/onehot")),
             autoencoder=str(stage.path("models/autoencoder")),
             work=str(work),
-            flip=config.flip,
-            batch_size=config.batch_size,
+            config=config,
             use_gpu=cluster.use_gpu,
         ),
         shard_tasks(data.splits, config.samples_per_shard),
@@ -35,16 +34,18 @@ def main(stage: Stage) -> None:
         weight=lambda task: task["stop"] - task["start"],
     )
     require_ids(reports, data.splits, work)
-    mean, std = statistics([report for report in reports if report.name.startswith("train-")])
+    mean, std = statistics([report for report in reports if report.shard.name.startswith("train-")])
     stage.say(f"train latents by channel: mean {np.round(mean, 3)}, standard deviation {np.round(std, 3)}")
-    write_index(work / INDEX, {report.name: read_offsets(work / report.name) for report in reports})
+    shards = [report.shard for report in reports]
+    write_index(work / INDEX, shards, Latents(autoencoder.autoencoder or "", mean, std))
     manifest = Manifest(
         stage=stage.name,
         resolution=data.resolution,
         counts={"faces": sum(map(len, data.splits.values())), "shards": len(reports)},
         splits=data.splits,
         inputs=stage.inputs,
-        files=describe_files(work, [INDEX, *(report.name for report in reports)]),
+        files=describe_files(work, [INDEX])
+        | {shard.name: FileEntry(sha256=shard.sha256, bytes=shard.bytes) for shard in shards},
         source=data.source,
         autoencoder=autoencoder.autoencoder,
         latent_mean=mean,

@@ -6,22 +6,21 @@ from scadm.data.archive import FaceArchive
 from scadm.data.parts import make_part, part_tasks, require_rows
 from scadm.data.splits import assign
 from scadm.data.tables import FaceTable
-from scadm.manifest import SPLITS, Manifest, Split, describe_files, write_atomically
+from scadm.manifest import SPLITS, Manifest, Split, describe_files
 from scadm.stage import Stage, run
 
 
 def main(stage: Stage) -> None:
     params = stage.params
     raw = Manifest.read(stage.path("data/raw"))
-    archive_path = stage.path("data/raw/archive.zip")
-    with FaceArchive(archive_path) as archive:
-        ids = archive.select(params.data.known_bad)
-        mapping = archive.mapping() if params.data.split.rule == "official" else {}
+    archive = FaceArchive(stage.path("data/raw/archive.zip"))
+    ids = archive.select(params.data.known_bad)
+    mapping = archive.mapping() if params.data.split.rule == "official" else {}
     splits = assign(ids, params.data.split, params.project.seed, mapping)
 
     work = stage.work_folder()
     resolution = params.project.resolution
-    tasks = part_tasks(archive_path, splits, resolution, params.masks.rows_per_part, work)
+    tasks = part_tasks(archive, splits, resolution, params.masks, work)
     reports = map_tasks(
         lambda: make_part,
         tasks,
@@ -48,9 +47,6 @@ def main(stage: Stage) -> None:
         inputs={"data/raw": raw.digest},
         files=describe_files(work, [report.name for report in reports]),
     )
-    train = FaceTable(work, "train")
-    rows = [f"{name},{share:.4f},{area:.6f}\n" for name, share, area in train.class_shares()]
-    write_atomically(stage.path("reports/classes.csv"), "class,faces_share,mean_area\n" + "".join(rows))
     stage.publish(work, "data/onehot", manifest)
 
 

@@ -1,7 +1,5 @@
 """Train the small face parser on the train split, or take a pretrained one in."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from scadm.data.tables import FaceTable
@@ -16,7 +14,6 @@ def main(stage: Stage) -> None:
     tables = stage.path("data/onehot")
     data = Manifest.read(tables)
     config, seed = stage.params.parser, stage.params.project.seed
-    weights = None if config.weights is None else stage.data / config.weights
     history: list[dict] = [{"step": 0, "loss": 0.0}]
     parser: Parser
     if config.kind == "small":
@@ -28,10 +25,10 @@ def main(stage: Stage) -> None:
 
             network, history = fit_parser(FaceTable(tables, "train"), config, seed, advance)
         parser = SmallParser(network, stage.params.project.resolution)
-    elif config.kind == "torchscript":
-        parser = TorchScriptParser(weights or Path("parser.weights"))
     else:
-        parser = FacerParser(weights)
+        assert config.weights is not None, "the configuration requires them"
+        weights = stage.located(config.weights, config.weights_sha256)
+        parser = TorchScriptParser(weights) if config.kind == "torchscript" else FacerParser(weights)
     work = stage.work_folder()
     parser.save(work)
     stage.write("reports/parser.csv", pd.DataFrame(history).to_csv(index=False))

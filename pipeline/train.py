@@ -6,6 +6,7 @@ from scadm import checkpoint, initial, lineage, tracking
 from scadm.cluster.train import run_training
 from scadm.manifest import Manifest, digest, require_same
 from scadm.stage import Stage, run
+from scadm.store import Store
 from scadm.training import curves
 from scadm.training.estimate import describe, estimate
 from scadm.training.job import TrainJob
@@ -18,14 +19,14 @@ def main(stage: Stage) -> None:
         first = initial.find(
             params.training.init_from, tracking_uri=uri, storage_root=stage.storage_root, home=stage.home
         )
-        key = digest({"stage": key, "initial": checkpoint.digest_of(checkpoint.Store(first))})[:16]
+        key = digest({"stage": key, "initial": checkpoint.digest_of(Store(first))})[:16]
     shards, autoencoder = stage.path("data/shards"), stage.path("models/autoencoder")
     data = Manifest.read(shards)
     own = Manifest.read(autoencoder).autoencoder
     require_same("the autoencoder of data/shards", data.autoencoder, own, "Run `dvc repro latents`.")
-    place = checkpoint.Store(f"{stage.storage_root}/runs/{key}")
+    place = Store(f"{stage.storage_root}/runs/{key}")
     job = TrainJob.of(params, data, run=place.root, shards=str(shards), autoencoder=str(autoencoder), initial=first)
-    cost = estimate(params.model, job.latent_channels, job.resolution, params.training, params.diffusion.draws)
+    cost = estimate(params.model, job.latent_channels, job.resolution, params.training)
     stage.say(f"run key {key}, {len(data.splits['train'])} faces")
     stage.say(describe(cost, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
     tracked = tracking.open_run(

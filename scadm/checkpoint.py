@@ -8,49 +8,12 @@ import hashlib
 import json
 from typing import Any
 
-from pyarrow import fs
 from safetensors.torch import load, save
 from torch import Tensor
 
 from scadm import faces
 from scadm.manifest import FILE_NAME
-
-
-class Store:
-    """A folder, local or remote (any URI that pyarrow's filesystems understand)."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-        self.filesystem, self.path = fs.FileSystem.from_uri(root) if "://" in root else (fs.LocalFileSystem(), root)
-
-    def __truediv__(self, name: str) -> "Store":
-        return Store(f"{self.root}/{name}")
-
-    def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
-            return file.read()
-
-    def write(self, name: str, data: bytes) -> None:
-        self.filesystem.create_dir(self.path, recursive=True)
-        with self.filesystem.open_output_stream(f"{self.path}/{name}") as file:
-            file.write(data)
-
-    def folders(self) -> list[str]:
-        """Names of the folders inside, sorted."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.Directory)
-
-    def files(self) -> list[str]:
-        """Names of the files inside, sorted."""
-        selector = fs.FileSelector(self.path)
-        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
-
-    def size(self, name: str) -> int | None:
-        info = self.filesystem.get_file_info(f"{self.path}/{name}")
-        return info.size if info.type == fs.FileType.File else None
-
-    def delete(self) -> None:
-        self.filesystem.delete_dir(self.path)
+from scadm.store import Store
 
 
 def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
@@ -112,6 +75,13 @@ def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str
     config = json.loads(data["config.json"])
     faces.require_labels(config["labels"], f"{store.root}/config.json")
     return {group: load(data[f"{group}.safetensors"]) for group in groups}, config
+
+
+def verify(store: Store) -> None:
+    """Raise ValueError unless every file of a finished checkpoint is what was written."""
+    entries = _entries(store)
+    for name in entries:
+        _verified(store, name, entries)
 
 
 def digest_of(store: Store) -> str:

@@ -16,6 +16,18 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Precision = Literal["fp32", "bf16", "auto"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Address = Annotated[str, Field(pattern=r"^(drive:[\w-]+|[a-z0-9]+://.+)$")]
+"""What `scadm.data.fetch` fetches: http(s)://..., drive:ID, or what Arrow opens, such as s3://... and file://..."""
+
+FETCHED = "scadm/data/fetch.py"
+"""What data.path names where the archive is fetched: DVC watches a path, and this is the code that makes it."""
+
+FACER_WEIGHTS = (
+    "https://github.com/FacePerceiver/facer/releases/download/models-v1/face_parsing.farl.celebm.main_ema_181500_jit.pt"
+)
+"""What parser.weights is in the profile celebamask-hq, for those who choose facer in another one."""
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 
 
@@ -56,17 +68,37 @@ class SplitConfig(Config):
 class DataConfig(Config):
     source: Literal["synthetic", "celebamask-hq", "folder"]
     path: str
+    addresses: tuple[Address, ...]
+    sha256: Sha256 | None
     synthetic: SyntheticConfig
     split: SplitConfig
     known_bad: tuple[str, ...]
 
+    @model_validator(mode="after")
+    def _fetches_or_reads(self) -> "DataConfig":
+        if bool(self.addresses) != (self.path == FETCHED):
+            raise ValueError(
+                f"path is {self.path!r} and addresses are {list(self.addresses)}: expected either addresses and path "
+                f"{FETCHED}, to fetch the archive, or no addresses and the path of a local one"
+            )
+        if self.addresses and self.source != "celebamask-hq":
+            raise ValueError(f"addresses fetch an archive in the official layout, but source is {self.source}")
+        if self.sha256 is not None and self.source != "celebamask-hq":
+            raise ValueError(
+                f"sha256 is {self.sha256}, which is required of an archive in the official layout, but source is "
+                f"{self.source}: expected null"
+            )
+        return self
+
 
 class MasksConfig(Config):
+    resize: Literal["nearest", "area"]
     rows_per_part: PositiveInt
 
 
 class LatentsConfig(Config):
     flip: bool
+    precision: Precision
     samples_per_shard: PositiveInt
     batch_size: PositiveInt
 
@@ -104,6 +136,7 @@ class AutoencoderConfig(Config):
 class AutoencoderStageConfig(Config):
     kind: Literal["small", "vq-f4"]
     weights: str | None
+    weights_sha256: Sha256 | None
     extra_images: Annotated[str, Field(min_length=1)]
     network: AutoencoderConfig
     training: AutoencoderFitConfig
@@ -119,8 +152,21 @@ class ParserConfig(Config):
 class ParserStageConfig(Config):
     kind: Literal["small", "torchscript", "facer"]
     weights: str | None
+    weights_sha256: Sha256 | None
     network: ParserConfig
     training: FitConfig
+
+    @model_validator(mode="after")
+    def _pretrained_has_weights(self) -> "ParserStageConfig":
+        if self.kind == "facer" and not self.weights:
+            raise ValueError(
+                "weights is null, expected facer's weights: without them facer would fetch some by itself, whose "
+                "sha256 nobody checks. Name a file or an address in parser.weights; the profile celebamask-hq uses "
+                f"{FACER_WEIGHTS}"
+            )
+        if self.kind == "torchscript" and not self.weights:
+            raise ValueError("weights is null, expected a TorchScript file or its address for kind torchscript")
+        return self
 
 
 # --- the model ----------------------------------------------------------------------------------------
@@ -178,7 +224,6 @@ class DiffusionConfig(Config):
     normalise_latents: bool
     no_reference: Fraction
     guidance_null: Fraction
-    draws: PositiveInt
     min_snr_gamma: Positive | None
 
 

@@ -37,7 +37,6 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=False,
     no_reference=0.5,
     guidance_null=0.0,
-    draws=1,
     min_snr_gamma=None,
 )
 """What the authors trained with: half of the style images are zero, the mask is always kept."""

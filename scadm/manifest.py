@@ -83,6 +83,10 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry] = {}
     source: str | None = None
     """Where the faces come from."""
+    address: str | None = None
+    """What they were fetched from; not part of the digest, like `terms`."""
+    terms: str | None = None
+    """What the faces may be used for."""
     autoencoder: str | None = None
     """Fingerprint of the autoencoder: sha256 over its configuration and weights."""
     latent_mean: tuple[float, ...] | None = None
@@ -91,7 +95,8 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        """Of what determines the result of those who read the out: the same bytes from a mirror are the same data."""
+        return digest(self.model_dump(mode="json", exclude={"address", "terms"}))
 
     @classmethod
     def read(cls, folder: Path, *, verify: bool = True) -> "Manifest":

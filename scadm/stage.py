@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from scadm.config import Params, load_params
+from scadm.data.fetch import locate
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
+from scadm.progress import Transfer
 
 _CODE = ("scadm", "pipeline")
 _NAMED = re.compile(r"\$\{([a-z_.]+)\}")
@@ -59,6 +62,18 @@ def find_data(workspace: Path) -> Path:
 def find_storage(root: str, home: Path) -> str:
     """Absolute path or URI of a storage root."""
     return root if "://" in root else str((home / root).resolve())
+
+
+_HELD: dict[Path, FileLock] = {}
+"""The work folders of this process. The lock ends with it: the system drops it, and no child inherits it."""
+
+
+def work_lock(folder: Path) -> FileLock:
+    """What a process holds while it works in a folder of `.work`.
+
+    Whoever holds it may remove its file when the folder is gone: who has waited for it meanwhile makes it anew.
+    """
+    return FileLock(folder.with_name(f".{folder.name}.lock"), thread_local=False)
 
 
 def _content(path: Path) -> str:
@@ -116,9 +131,26 @@ class Stage:
         )[:16]
 
     @property
+    def downloads(self) -> Path:
+        """Where fetched files are kept, for all runs and experiments of the project."""
+        return self.home / "downloads"
+
+    @property
     def storage_root(self) -> str:
         """Absolute path or URI of the storage root."""
         return find_storage(self.params.storage.root, self.home)
+
+    def located(self, named: str, sha256: str | None) -> Path:
+        """A file that a parameter names by a path or an address; from an address it is fetched, once.
+
+        `sha256` is the one that it must have; where none is given, a newly recorded one is said. Raises ValueError as
+        `locate` does.
+        """
+        with Transfer() as transfer:
+            found = locate(named, sha256, self.data, self.downloads, transfer)
+        if found.remark is not None:
+            self.say(found.remark)
+        return found.path
 
     def path(self, name: str) -> Path:
         """Absolute path of an out or a dependency."""
@@ -136,9 +168,22 @@ class Stage:
         write_atomically(self.path(out), text)
 
     def work_folder(self) -> Path:
-        """Where the out is made; what an earlier, killed run left for the same run key is still in it."""
+        """Where the out is made; what an earlier, killed run left for the same run key is still in it.
+
+        It is this process's until `publish` or the process's end, however that comes: another process that would make
+        the same waits, and `scadm gc` lets it be.
+        """
         folder = self.home / ".work" / f"{self.name}-{self.run_key}"
-        folder.mkdir(parents=True, exist_ok=True)
+        if folder not in _HELD:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = work_lock(folder)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self.say(f"another process is at work in {folder}; waiting for its end")
+                lock.acquire()
+            _HELD[folder] = lock
+        folder.mkdir(exist_ok=True)
         return folder
 
     def publish(self, work: Path, out: str, manifest: Manifest | None) -> None:
@@ -150,6 +195,9 @@ class Stage:
         if target.exists():
             shutil.rmtree(target)
         work.rename(target)
+        if (lock := _HELD.pop(work, None)) is not None:
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def say(self, text: str) -> None:
         print(f"[{self.name}] {text}", flush=True)

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 
 from scadm import faces
-from scadm.checkpoint import Store, read_checkpoint
+from scadm.checkpoint import read_checkpoint
 from scadm.config import DiffusionConfig, ModelConfig, SamplingConfig
 from scadm.diffusion.guidance import guide, is_guided
 from scadm.diffusion.solvers import sample
@@ -27,6 +27,7 @@ from scadm.models.scadm import LATENT_FACTOR, SCADM, to_one_hot
 from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
 from scadm.precision import cast_layers, channels_last, mixed_precision, uses_bf16
+from scadm.store import Store
 from scadm.weights import load_state
 
 GuidanceNull = Literal["encoded", "zero"]

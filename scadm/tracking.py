@@ -22,9 +22,10 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from numpy.typing import NDArray
 
-from scadm.checkpoint import Store, digest_of, is_complete
+from scadm.checkpoint import digest_of, is_complete
 from scadm.config import TrackingConfig, flatten
 from scadm.manifest import require_same
+from scadm.store import Store
 
 RUN_KEY = "scadm.run_key"
 EVALUATION = "scadm.evaluation"

@@ -13,6 +13,8 @@ from PIL import Image
 
 from scadm import faces
 from scadm.data.archive import FaceArchive
+from scadm.faces import mirror_labels
+from scadm.inspection.suspects import sides
 
 SKIN, HAIR = faces.CLASS_ID["skin"], faces.CLASS_ID["hair"]
 OFFICIAL_ORDER = [
@@ -38,18 +40,18 @@ OFFICIAL_ORDER = [
 
 
 def read_all(path: Path) -> None:
-    with FaceArchive(path) as archive:
-        for id in archive.select():
-            archive.face(id)
+    archive = FaceArchive(path)
+    for id in archive.select():
+        archive.files.face(id)
 
 
 def test_the_official_layout_merges_parts_with_later_classes_on_top(tmp_path: Path) -> None:
     path = archives.pack(tmp_path / "faces.zip", archives.official([10, 9, 2001]))
-    with FaceArchive(path) as archive:
-        assert archive.layout == "official"
-        assert archive.ids == archive.select() == ("00009", "00010", "02001")
-        assert archive.mask_files == 6
-        image, labels = archive.face("00010")
+    archive = FaceArchive(path)
+    assert archive.layout == "official"
+    assert archive.ids == archive.select() == ("00009", "00010", "02001")
+    assert archive.mask_files == 6
+    image, labels = archive.files.face("00010")
     assert (image.mode, image.size) == ("RGB", (16, 16))
     assert labels.dtype == np.uint8
     assert (labels[:8] == HAIR).all(), "hair comes after skin in the official order"
@@ -58,10 +60,10 @@ def test_the_official_layout_merges_parts_with_later_classes_on_top(tmp_path: Pa
 
 def test_the_labelled_layout_keeps_its_ids_sorted(tmp_path: Path) -> None:
     path = archives.pack(tmp_path / "faces.zip", archives.labelled(["b-2", "a_1"]))
-    with FaceArchive(path) as archive:
-        assert archive.layout == "labelled"
-        assert archive.select() == ("a_1", "b-2")
-        np.testing.assert_array_equal(archive.labels("b-2"), archives.columns())
+    archive = FaceArchive(path)
+    assert archive.layout == "labelled"
+    assert archive.select() == ("a_1", "b-2")
+    np.testing.assert_array_equal(archive.files.labels("b-2"), archives.columns())
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
@@ -76,65 +78,67 @@ def test_a_part_mask_may_have_any_mode(tmp_path: Path, mode: str) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     members = {archives.image_name(0): archives.jpg(), archives.part_name(0, "nose"): buffer.getvalue()}
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        np.testing.assert_array_equal(archive.labels("00000") > 0, np.asarray(mask) > 0)
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    np.testing.assert_array_equal(archive.files.labels("00000") > 0, np.asarray(mask) > 0)
 
 
 def test_masks_may_have_half_the_images_side(tmp_path: Path) -> None:
     members = archives.official([0], side=8) | {archives.image_name(0): archives.jpg(16)}
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        image, labels = archive.face("00000")
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    image, labels = archive.files.face("00000")
     assert (image.width, labels.shape) == (16, (8, 8))
 
 
-def test_an_archive_pickles_as_its_path(tmp_path: Path) -> None:
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", archives.official([0]))) as archive:
-        data = pickle.dumps(archive)
-        expected = archive.labels("00000")
-    with pickle.loads(data) as arrived:
-        np.testing.assert_array_equal(arrived.labels("00000"), expected)
+def test_the_files_of_some_faces_travel_without_the_directory(tmp_path: Path) -> None:
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", archives.official(range(200))))
+    expected = archive.files.labels("00007")
+    data = pickle.dumps(archive.some(["00007", "00101"]))
+    assert len(data) < 2000
+    arrived = pickle.loads(data)
+    np.testing.assert_array_equal(arrived.labels("00007"), expected)
+    with pytest.raises(ValueError, match="no image for the id '00008'"):
+        arrived.image("00008")
 
 
 def test_what_belongs_to_no_face_is_passed_over(tmp_path: Path) -> None:
     members = archives.official([0]) | {
         "CelebAMask-HQ/README.txt": b"",
         "CelebAMask-HQ/CelebA-HQ-img/": b"",
+        "CelebAMask-HQ/CelebA-HQ-img/.DS_Store": b"",
+        "CelebAMask-HQ/CelebAMask-HQ-mask-anno/0/Thumbs.db": b"",
         "__MACOSX/CelebAMask-HQ/CelebA-HQ-img/._0.jpg": b"",
     }
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        assert archive.ids == ("00000",)
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    assert archive.ids == ("00000",)
 
 
 def test_known_bad_faces_are_left_out_by_name_only(tmp_path: Path) -> None:
     members = archives.official([0, 1, 2])
     del members[archives.image_name(1)]
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        assert archive.select(["00001"]) == ("00000", "00002")
-        with pytest.raises(ValueError, match="known_bad lists 1, expected ids"):
-            archive.select(["1"])
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    assert archive.select(["00001"]) == ("00000", "00002")
+    with pytest.raises(ValueError, match="known_bad lists 1, expected ids"):
+        archive.select(["1"])
 
 
 @pytest.mark.parametrize("header", ["idx     orig_idx        orig_file\n", ""])
 def test_the_mapping_gives_celebas_index(tmp_path: Path, header: str) -> None:
     text = header + "0          119613     119614.jpg\n29999      116054     116055.jpg\n"
     members = archives.official([0]) | {"CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt": text.encode()}
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        assert archive.mapping() == {"00000": 119613, "29999": 116054}
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    assert archive.mapping() == {"00000": 119613, "29999": 116054}
 
 
 def test_a_damaged_mapping_names_its_line(tmp_path: Path) -> None:
     members = archives.official([0]) | {"CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt": b"0 5 6.jpg\n1 x y\n"}
     archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
-    with archive, pytest.raises(ValueError, match=r"line 2 .*expected 'index"):
+    with pytest.raises(ValueError, match=r"line 2 .*expected 'index"):
         archive.mapping()
 
 
 def test_without_a_mapping_the_message_says_what_to_do(tmp_path: Path) -> None:
     archive = FaceArchive(archives.pack(tmp_path / "faces.zip", archives.official([0])))
-    with (
-        archive,
-        pytest.raises(ValueError, match=r"no CelebA-HQ-to-CelebA-mapping.txt.*rule paper or fraction"),
-    ):
+    with pytest.raises(ValueError, match=r"no CelebA-HQ-to-CelebA-mapping.txt.*rule paper or fraction"):
         archive.mapping()
 
 
@@ -265,7 +269,25 @@ def painted(archive: zipfile.ZipFile, number: int) -> np.ndarray:
 
 def test_real_masks_merge_as_an_independent_painter_merges_them(shared: Path) -> None:
     path = shared / "data" / "celebamask-hq-mini.zip"
-    with FaceArchive(path) as archive, zipfile.ZipFile(path) as plain:
-        assert len(archive.select()) == 720
+    archive = FaceArchive(path)
+    assert len(archive.select()) == 720
+    with zipfile.ZipFile(path) as plain:
         for number in range(0, 720, 18):
-            np.testing.assert_array_equal(archive.labels(f"{number:05d}"), painted(plain, number))
+            np.testing.assert_array_equal(archive.files.labels(f"{number:05d}"), painted(plain, number))
+
+
+def test_left_and_right_of_real_faces_agree_before_and_after_mirroring(shared: Path) -> None:
+    """A person's left eye is on the right of the picture; mirroring must exchange the names with the sides."""
+    archive = FaceArchive(shared / "data" / "celebamask-hq-mini.zip")
+    agreed = {"as they are": 0, "mirrored": 0, "mirrored without exchange": 0}
+    both = 0
+    for id in archive.ids[::8]:
+        labels = archive.files.labels(id)
+        if sides(labels).eye:
+            both += 1
+            agreed["as they are"] += sides(labels).eye == 1
+            agreed["mirrored"] += sides(mirror_labels(labels)).eye == 1
+            agreed["mirrored without exchange"] += sides(labels[:, ::-1]).eye == 1
+    assert both > 80
+    assert agreed["as they are"] >= 0.99 * both and agreed["mirrored"] >= 0.99 * both
+    assert agreed["mirrored without exchange"] <= 0.01 * both, "the control"

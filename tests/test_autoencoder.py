@@ -14,6 +14,7 @@ def config(steps: int, rate: float = 4e-3) -> AutoencoderStageConfig:
     return AutoencoderStageConfig(
         kind="small",
         weights=None,
+        weights_sha256=None,
         extra_images="conf/no_images",
         network=tiny.AUTOENCODER,
         training=AutoencoderFitConfig(

@@ -20,7 +20,7 @@ from scadm.evaluation.conditioning import ROWS, TURNS, LossSheet
 from scadm.first_stage import LatentScale
 from scadm.models.scadm import to_one_hot
 from scadm.synthesis import Synthesiser
-from scadm.training.objective import TrainingModule, fixed_draws
+from scadm.training.objective import TrainingModule, device_batch, fixed_draws
 
 COUNT = 5
 
@@ -33,8 +33,9 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> ShardReader:
     samples = [Sample(f"{i}", np.empty(0, np.float16), toys.images[i], toys.labels[i]) for i in range(COUNT)]
     for i, sample in enumerate(samples):
         batch = collate([i], [sample._replace(latent=np.zeros((1, 3, 4, 4), np.float16))], [False])
-        mask = to_one_hot(batch.labels)
-        latent = painter.condition(painter.encode_style(batch.image, mask), mask)
+        _, image, labels = device_batch(batch, torch.device("cpu"))
+        mask = to_one_hot(labels)
+        latent = painter.condition(painter.encode_style(image, mask), mask)
         samples[i] = sample._replace(latent=latent.numpy().astype(np.float16))
     folder = tiny.write_shards(tmp_path_factory.mktemp("conditioning") / "shards", {"validation": samples})
     return ShardReader(str(folder), "validation")
@@ -80,9 +81,11 @@ def test_styles_come_from_the_next_face_but_for_the_classes_that_it_lacks(
     conditioning.score(subject, reader, [1, 2, 4], COUNT, seed=0)
     own, mixed, kept = painter.styles
     assert torch.equal(own, kept), "under another mask the style is the face's own"
-    faces = [collate([i], [reader[i]], [False]) for i in range(COUNT)]
-    codes = torch.cat([painter.encode_style(face.image, to_one_hot(face.labels)) for face in faces])
-    shown = torch.cat([to_one_hot(face.labels).amax(dim=(2, 3)) > 0 for face in faces])
+    _, images, labels = device_batch(
+        collate(range(COUNT), [reader[i] for i in range(COUNT)], [False] * COUNT), torch.device("cpu")
+    )
+    codes = painter.encode_style(images, to_one_hot(labels))
+    shown = to_one_hot(labels).amax(dim=(2, 3)) > 0
     for row, face, other in ((0, 1, 2), (1, 2, 3), (2, 4, 0)):
         torch.testing.assert_close(mixed[row][shown[other]], codes[other][shown[other]])
         torch.testing.assert_close(mixed[row][~shown[other]], codes[face][~shown[other]])
@@ -104,7 +107,7 @@ def test_the_own_loss_is_the_training_s(synthesiser: Synthesiser, reader: ShardR
     found = conditioning.score(subject, reader, [3], COUNT, seed=7)
     batch = collate([3], [reader[3]], [False])
     draws = fixed_draws(7, [3 + turn * COUNT for turn in range(TURNS)], TURNS * COUNT, (3, 4, 4), config)
-    many = [tensor.expand(TURNS, *tensor.shape[1:]) for tensor in (batch.latent, batch.image, batch.labels)]
+    many = [tensor.expand(TURNS, *tensor.shape[1:]) for tensor in device_batch(batch, torch.device("cpu"))]
     expected = TrainingModule(subject.model, config)(*many, draws).mean()
     assert found.losses[0, 0] == pytest.approx(float(expected), rel=1e-5)
 
@@ -114,7 +117,7 @@ def test_the_timesteps_of_a_face_are_spread_evenly() -> None:
         positions = [position + turn * COUNT for turn in range(TURNS)]
         drawn = fixed_draws(0, positions, TURNS * COUNT, (3, 4, 4), tiny.DIFFUSION)
         quarters = drawn.t * TURNS // tiny.DIFFUSION.timesteps
-        assert quarters.flatten().tolist() == list(range(TURNS))
+        assert quarters.tolist() == list(range(TURNS))
         assert len({float(noise.sum()) for noise in drawn.noise}) == TURNS
 
 
@@ -156,5 +159,5 @@ def test_validation_of_the_training_draws_in_the_same_way(tmp_path: Path) -> Non
     validation = Validation(job, Worker(0, 1, torch.device("cpu")))
     found = [validation.draws(batch) for batch in validation.batches]
     expected = fixed_draws(job.seed, list(range(4)), 4, (3, 4, 4), job.diffusion)
-    assert torch.cat([drawn.t for drawn in found]).tolist() == expected.t.tolist() == [[12], [37], [62], [87]]
+    assert torch.cat([drawn.t for drawn in found]).tolist() == expected.t.tolist() == [12, 37, 62, 87]
     assert torch.equal(torch.cat([drawn.noise for drawn in found]), expected.noise)

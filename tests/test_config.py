@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from scadm import profiles
-from scadm.config import Params, flatten, load_params, validate
+from scadm.config import FACER_WEIGHTS, Params, flatten, load_params, validate
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 BASE = yaml.safe_load((CONF / "base.yaml").read_text())
@@ -71,12 +71,23 @@ def test_the_paper_s_configuration() -> None:
             "multipliers has 4 levels, which need latents divisible by 8, but project.resolution 16 gives latents of 4",
         ),
         ({"model__style_encoder__scales": 5}, "scales 5 must not exceed downsamplings 3"),
+        ({"data__sha256": "0" * 64}, "data = .*sha256 is 0+, .* but source is synthetic: expected null"),
+        (
+            {"parser__kind": "facer"},
+            "parser = .*weights is null, expected facer's weights.*celebamask-hq uses https://",
+        ),
+        ({"parser__kind": "torchscript"}, "parser = .*weights is null, expected a TorchScript file"),
         ({"data__split": {"rule": "fraction", "validation": 0.5, "test": 0.5}}, "validation 0.5 [+] test 0.5"),
     ],
 )
 def test_a_fault_is_named_with_its_value(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"params.yaml is not valid:(.|\n)*{message}"):
         validate(base(**changes), "params.yaml")
+
+
+def test_facer_s_weights_are_those_of_the_profile() -> None:
+    params = validate(yaml.safe_load(profiles.render("celebamask-hq", CONF)), "celebamask-hq")
+    assert (params.parser.kind, params.parser.weights) == ("facer", FACER_WEIGHTS)
 
 
 def test_a_missing_key_is_named() -> None:

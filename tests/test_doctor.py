@@ -19,9 +19,9 @@ from projects import ROOT, Project
 from scadm import profiles, tracking
 from scadm.app import doctor, machine
 from scadm.app.doctor import Finding, Gpus
-from scadm.checkpoint import Store
 from scadm.cluster import probe
 from scadm.config import Params, validate
+from scadm.store import Store
 
 
 @pytest.fixture
@@ -195,9 +195,21 @@ def test_inputs_that_are_not_there(project: Path) -> None:
     assert "params.yaml" in fault.remedy
 
 
+def test_inputs_that_are_fetched_are_named_not_looked_for(project: Path) -> None:
+    (project / "scadm/data/fetch.py").touch()
+    data = {"data__source": "celebamask-hq", "data__path": "scadm/data/fetch.py", "data__addresses": ["drive:ID"]}
+    weights = {"autoencoder__kind": "vq-f4", "autoencoder__weights": "https://localhost/vq-f4.zip"}
+    given = params(**data, **weights)
+    found = only(doctor.inputs(given), "ok").found
+    assert "data.addresses from drive:ID" in found
+    assert "autoencoder.weights from https://localhost/vq-f4.zip" in found
+    assert doctor.data_bytes(given) > 6e9, "the archive's 3 GB, not the size of the code that fetches it"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("facer") is not None, reason="facer is installed")
 def test_the_parser_of_an_extra(project: Path) -> None:
-    fault = only(doctor.inputs(params(parser__kind="facer")), "fault")
+    facer = {"parser__kind": "facer", "parser__weights": "https://localhost/facer.pt"}
+    fault = only(doctor.inputs(params(**facer)), "fault")
     assert fault.remedy == "`pip install -c constraints.txt -e '.[faces]'`"
 
 

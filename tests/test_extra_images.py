@@ -205,13 +205,12 @@ def test_more_than_fits_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest
 def project(tmp_path: Path) -> Project:
     """The smoke profile with a table of 12 faces, made without Ray: what the stage `autoencoder` starts from."""
     ids = [f"face{number}" for number in range(12)]
-    archive = pack(tmp_path / "faces.zip", labelled(ids, side=SIDE))
+    archive = FaceArchive(pack(tmp_path / "faces.zip", labelled(ids, side=SIDE)))
     project = Project.clone(tmp_path / "project", changes={"project.resolution": SIDE, "autoencoder.training.steps": 3})
     tables = project.folder / "data" / "onehot"
     tables.mkdir(parents=True)
-    part = make_part(
-        archive, ids, [*["train"] * 8, *["validation"] * 2, *["test"] * 2], SIDE, tables / part_name(0, 11)
-    )
+    splits = [*["train"] * 8, *["validation"] * 2, *["test"] * 2]
+    part = make_part(archive.files, ids, splits, SIDE, "nearest", tables / part_name(0, 11))
     Manifest(stage="masks", resolution=SIDE, files=describe_files(tables, [part.name])).write(tables)
     return project
 
@@ -254,8 +253,9 @@ def test_the_pictures_that_two_real_archives_share(shared: Path) -> None:
     for path in (masked, unlabelled):
         if not path.is_file():
             pytest.skip(f"needs {path}, real images of CelebA-HQ")
-    with FaceArchive(masked) as archive, ExtraFiles(unlabelled) as files:
-        faces = np.stack([read_face(archive, id, 64)[0] for id in archive.select()])
+    archive = FaceArchive(masked)
+    faces = np.stack([read_face(archive.files, id, 64, "nearest")[0] for id in archive.select()])
+    with ExtraFiles(unlabelled) as files:
         images = files.decode(64)
     found = np.sort(similarity(images, signatures(faces)))
     assert (found >= SAME).sum() == 27

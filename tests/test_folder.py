@@ -14,9 +14,9 @@ def test_a_packed_folder_reads_back(tmp_path: Path) -> None:
     folder = archives.unpack(tmp_path / "mine", FACES | {"images/.DS_Store": b"", "labels/Thumbs.db": b""})
     done: list[int] = []
     assert count_images(folder) == pack_folder(folder, tmp_path / "new" / "faces.zip", done.append) == sum(done) == 2
-    with FaceArchive(tmp_path / "new" / "faces.zip") as archive:
-        assert archive.select() == ("Bert_2", "anna")
-        _, labels = archive.face("anna")
+    archive = FaceArchive(tmp_path / "new" / "faces.zip")
+    assert archive.select() == ("Bert_2", "anna")
+    _, labels = archive.files.face("anna")
     np.testing.assert_array_equal(labels, archives.columns())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scadm.checkpoint import Store
+from scadm.store import Store
 from scadm.training import curves
 from scadm.training.journal import NAME, Journal
 

@@ -49,6 +49,16 @@ def test_its_digest_tells_contents_apart(out: Path) -> None:
     assert digest([1, 2]) != digest([2, 1])
 
 
+def test_where_the_bytes_came_from_is_not_in_its_digest(out: Path) -> None:
+    """So the same archive from a mirror, or from a path, trains nothing again."""
+    local = Manifest.read(out)
+    mirrors = [
+        local.model_copy(update={"address": address, "terms": "for research"}) for address in ("https://a/x", "drive:X")
+    ]
+    assert [mirror.digest for mirror in mirrors] == [local.digest] * 2
+    assert local.digest != local.model_copy(update={"source": "folder"}).digest
+
+
 def test_a_missing_file_is_found(out: Path) -> None:
     (out / "a.tar").unlink()
     with pytest.raises(ValueError, match=r"a.tar is missing, manifest.json lists it. Delete .* and run `dvc repro`"):

@@ -16,6 +16,7 @@ def config(steps: int = 60, rate: float = 1e-2) -> ParserStageConfig:
     return ParserStageConfig(
         kind="small",
         weights=None,
+        weights_sha256=None,
         network=ParserConfig(channels=8, multipliers=(1, 2, 4)),
         training=FitConfig(steps=steps, batch_size=4, learning_rate=rate, precision="fp32"),
     )

@@ -1,4 +1,4 @@
-"""One real run of all eight stages, and what people do with it: real DVC, Ray, MLflow and webdataset."""
+"""One real run of all nine stages, and what people do with it: real DVC, Ray, MLflow and webdataset."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""All eight stages on real faces of CelebAMask-HQ, where a sample of the archive is at hand."""
+"""All nine stages on real faces of CelebAMask-HQ, where a sample of the archive is at hand."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""A training that is killed goes on from its last checkpoint, into the same MLflow run, to the same weights."""
+"""What is killed goes on where it was: a training, into the same MLflow run and to the same weights; a data stage."""
 
 import json
 import re
@@ -47,3 +47,39 @@ def test_a_killed_process_group_resumes_to_the_same_weights(finished: Project, t
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(5, 41, 5)), "no step logged twice"
     wait_for("the end of all processes", lambda: not project.processes(), 30)
+
+
+@pytest.mark.parametrize(
+    ("stage", "out", "parts", "changes"),
+    [
+        ("masks", "data/onehot", "*.parquet", {"masks.rows_per_part": 2}),
+        ("latents", "data/shards", "*.tar", {"latents.samples_per_shard": 2}),
+    ],
+)
+def test_a_killed_data_stage_keeps_what_it_had_made(
+    finished: Project, tmp_path: Path, stage: str, out: str, parts: str, changes: dict[str, int]
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.set(changes)
+    command = ("python", "-m", f"pipeline.{stage}")
+
+    def made() -> list[Path]:
+        return [path for path in project.folder.glob(f".work/{stage}-*/{parts}") if not path.name.startswith(".")]
+
+    for more in (1, 8):
+        already = len(made())
+        process = project.start(*command, log=tmp_path / "killed.log")
+        wait_for("a part", lambda n=already + more: len(made()) >= n, 120)
+        kill_group(process)
+        wait_for("the end of all processes", lambda: not project.processes(), 30)
+    kept = {path.name: path.stat().st_mtime_ns for path in made()}
+    project.run(*command)
+    found = {path.name: path for path in (project.folder / out).glob(parts)}
+    assert len(found) >= 48 and kept.keys() <= found.keys()
+    assert all(found[name].stat().st_mtime_ns == time for name, time in kept.items()), "not made again"
+
+    whole = finished.copy(tmp_path / "whole")
+    whole.set(changes)
+    whole.run(*command)
+    for path in (whole.folder / out).iterdir():
+        assert path.read_bytes() == (project.folder / out / path.name).read_bytes(), path.name

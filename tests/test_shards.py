@@ -1,5 +1,6 @@
 """Latent shards, their index, and how they are made from tables."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 import webdataset
 from toy_faces import ToyFaces
 
+from scadm.config import LatentsConfig
 from scadm.data.latents import ShardMaker, statistics
-from scadm.data.shards import INDEX, MEMBERS, ShardReader, read_offsets, write_index, write_shard
+from scadm.data.shards import INDEX, MEMBERS, ShardReader, describe_shard, encode, write_index, write_shard
 from scadm.data.tables import Face, part_name, write_part
 from scadm.first_stage import load_first_stage
 from scadm.manifest import Split
@@ -20,16 +22,16 @@ from scadm.pixels import to_signed
 
 def test_the_same_samples_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a.tar", "b.tar"):
-        write_shard(tmp_path / name, "train", tiny.samples(3))
+        write_shard(tmp_path / name, "train", map(encode, tiny.samples(3)))
     assert (tmp_path / "a.tar").read_bytes() == (tmp_path / "b.tar").read_bytes()
-    write_shard(tmp_path / "c.tar", "train", tiny.samples(3, seed=1))
+    write_shard(tmp_path / "c.tar", "train", map(encode, tiny.samples(3, seed=1)))
     assert (tmp_path / "a.tar").read_bytes() != (tmp_path / "c.tar").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "b.tar", "c.tar"]
 
 
 def test_a_shard_appears_when_it_is_complete(tmp_path: Path) -> None:
     def broken():
-        yield from tiny.samples(2)
+        yield from map(encode, tiny.samples(2))
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match=r"killed"):
@@ -43,7 +45,6 @@ def test_samples_read_back_at_their_offsets(tmp_path: Path, remote: bool) -> Non
     folder = tiny.write_shards(tmp_path / "shards", {"train": rows, "test": tiny.samples(2, seed=1)}, per_shard=3)
     reader = ShardReader(folder.as_uri() if remote else str(folder), "train")
     assert len(reader) == 7
-    assert reader.ids == [row.id for row in rows]
     for index in (6, 0, 3, 3):
         found, expected = reader[index], rows[index]
         assert found.id == expected.id
@@ -65,8 +66,12 @@ def test_the_index_holds_every_member(tmp_path: Path) -> None:
     assert key == "0-0001"
     magic = [b"\x93NUMPY", b"RIFF", b"\x89PNG"]
     assert [data[offset : offset + len(start)] for (offset, _), start in zip(places, magic, strict=True)] == magic
-    shards = {path.name: read_offsets(path) for path in sorted(folder.glob("*.tar"))}
-    assert write_index(tmp_path / "again.json", shards) == (folder / INDEX).read_text()
+    assert tree["latents"] == {"autoencoder": "0" * 64, "mean": [0.0] * 3, "std": [1.0] * 3}
+    for shard in tree["shards"]:
+        data = (folder / shard["name"]).read_bytes()
+        assert (shard["bytes"], shard["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    write_index(tmp_path / "again.json", map(describe_shard, sorted(folder.glob("*.tar"))), tiny.LATENTS)
+    assert (tmp_path / "again.json").read_text() == (folder / INDEX).read_text()
 
 
 def test_a_split_without_samples_is_refused(tmp_path: Path) -> None:
@@ -103,18 +108,16 @@ def make(folder: Path, flip: bool, batch_size: int = 2) -> ShardMaker:
         write_part(tables / part_name(0, 5), faces, tiny.SIDE)
         tiny.write_autoencoder(folder / "autoencoder")
         work.mkdir()
-    return ShardMaker(
-        str(tables), str(folder / "autoencoder"), str(work), flip=flip, batch_size=batch_size, use_gpu=False
-    )
+    config = LatentsConfig(flip=flip, precision="fp32", samples_per_shard=5, batch_size=batch_size)
+    return ShardMaker(str(tables), str(folder / "autoencoder"), str(work), config, use_gpu=False)
 
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_latents_are_the_autoencoder_s_of_both_orientations(tmp_path: Path, flip: bool) -> None:
     report = make(tmp_path, flip)("train", 1, 4)
-    assert report.name == "train-000001-000003.tar"
-    assert report.ids == ["face-1", "face-3", "face-4"]
-    offsets = {report.name: read_offsets(tmp_path / "work" / report.name)}
-    write_index(tmp_path / "work" / INDEX, offsets)
+    assert report.shard.name == "train-000001-000003.tar"
+    assert list(report.shard.samples) == ["face-1", "face-3", "face-4"]
+    write_index(tmp_path / "work" / INDEX, [report.shard], tiny.LATENTS)
     reader = ShardReader(str(tmp_path / "work"), "train")
     encode = load_first_stage(tmp_path / "autoencoder").model.encode
     for index in range(3):
@@ -130,12 +133,31 @@ def test_latents_are_the_autoencoder_s_of_both_orientations(tmp_path: Path, flip
 
 def test_a_finished_shard_is_kept_and_reported_alike(tmp_path: Path) -> None:
     first = make(tmp_path, True)("train", 0, 5)
-    path = tmp_path / "work" / first.name
+    path = tmp_path / "work" / first.shard.name
     made = path.stat().st_mtime_ns
     again = make(tmp_path, True)("train", 0, 5)
     assert path.stat().st_mtime_ns == made
-    assert again.ids == first.ids
+    assert again.shard == first.shard
     np.testing.assert_array_equal(again.sum, first.sum)
+
+
+@pytest.mark.parametrize("left", [0, 700, 0.5, -10_000])
+def test_a_shard_that_is_not_whole_is_made_again(tmp_path: Path, left: float) -> None:
+    """As a machine that went down may leave it."""
+    first = make(tmp_path, True)("train", 0, 5)
+    path = tmp_path / "work" / first.shard.name
+    data = path.read_bytes()
+    path.write_bytes(data[: int(left * len(data)) if 0 < left < 1 else int(left)])
+    assert make(tmp_path, True)("train", 0, 5).shard == first.shard
+    assert path.read_bytes() == data
+
+
+def test_a_shard_of_other_faces_is_made_again(tmp_path: Path) -> None:
+    maker = make(tmp_path, True)
+    first, other = maker("train", 0, 3), maker("train", 2, 5)
+    path = tmp_path / "work" / first.shard.name
+    path.write_bytes((tmp_path / "work" / other.shard.name).read_bytes())
+    assert maker("train", 0, 3).shard == first.shard
 
 
 def test_statistics_are_those_of_all_latents(tmp_path: Path) -> None:
@@ -143,7 +165,7 @@ def test_statistics_are_those_of_all_latents(tmp_path: Path) -> None:
     reports = [maker("train", 0, 2), maker("train", 2, 5)]
     stored = []
     for report in reports:
-        write_index(tmp_path / "work" / INDEX, {report.name: read_offsets(tmp_path / "work" / report.name)})
+        write_index(tmp_path / "work" / INDEX, [report.shard], tiny.LATENTS)
         reader = ShardReader(str(tmp_path / "work"), "train")
         stored += [reader[i].latent.astype(np.float64) for i in range(len(reader))]
     latents = np.concatenate(stored)

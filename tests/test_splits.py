@@ -38,8 +38,8 @@ def test_official_follows_celebas_partition() -> None:
 def test_the_real_mapping_gives_the_published_counts(shared: Path, tmp_path: Path) -> None:
     text = (shared / "data" / "meta" / "CelebA-HQ-to-CelebA-mapping.txt").read_bytes()
     members = archives.official([0]) | {"CelebAMask-HQ/CelebA-HQ-to-CelebA-mapping.txt": text}
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        splits = assign(ALL, OFFICIAL, 0, archive.mapping())
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    splits = assign(ALL, OFFICIAL, 0, archive.mapping())
     assert Counter(splits.values()) == {"train": 24_183, "validation": 2_993, "test": 2_824}
 
 

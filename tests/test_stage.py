@@ -3,18 +3,25 @@
 import ast
 import errno
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from filelock import Timeout
+from projects import wait_for
 
+import pipeline.parser
 from scadm import profiles, stage
-from scadm.manifest import FILE_NAME, Manifest, describe_files
-from scadm.stage import Stage, find_data, find_home
+from scadm.manifest import FILE_NAME, Manifest, describe_files, sha256
+from scadm.stage import Stage, find_data, find_home, work_lock
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -234,6 +241,90 @@ def test_an_out_appears_by_one_rename(project: Path) -> None:
     Manifest.read(project / "data/shards")
 
 
+WORKER = """
+import os, subprocess, time
+from scadm.stage import Stage
+folder = Stage("latents").work_folder()
+subprocess.Popen(["sleep", "60"])
+if os.fork() == 0:
+    time.sleep(60)
+    os._exit(0)
+print(folder, flush=True)
+time.sleep(60)
+"""
+
+
+def is_held(folder: Path) -> bool:
+    try:
+        with work_lock(folder).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def at_work(code: str) -> "subprocess.Popen[str]":
+    """A process that works in a stage's folder, in a group of its own with those that it starts."""
+    # The folder's own code comes first, as it does for `python -m`.
+    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_a_work_folder_is_held_until_its_process_ends(project: Path) -> None:
+    """However it ends, and whatever it has started goes on."""
+    process = at_work(WORKER)
+    assert process.stdout is not None
+    try:
+        folder = Path(process.stdout.readline().strip())
+        assert folder.parent == project / ".work" and is_held(folder)
+        process.kill()
+        process.wait()
+        wait_for("the release of the folder", lambda: not is_held(folder), 10)  # a fork drops it as its first act
+        assert Stage("latents").work_folder() == folder
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_second_process_waits_for_the_first(project: Path) -> None:
+    latents = Stage("latents")
+    work = latents.work_folder()
+    assert is_held(work)
+    second = at_work('from scadm.stage import Stage; print(list(Stage("latents").work_folder().iterdir()))')
+    assert second.stdout is not None
+    assert f"another process is at work in {work}; waiting" in second.stdout.readline()
+    (work / "train.tar").write_bytes(b"new")
+    latents.publish(work, "data/shards", Manifest(stage="latents"))
+    assert second.stdout.readline() == "[]\n", "it finds what the first has not published"
+    assert second.wait() == 0 and not is_held(work)
+
+
+def test_a_fetched_file_s_new_hash_is_said(project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "vq-f4.ckpt").write_bytes(b"weights")
+    address, autoencoder = f"file://{tmp_path}/vq-f4.ckpt", Stage("autoencoder")
+    path = autoencoder.located(address, None)
+    assert path.parent == project / "downloads" and path.read_bytes() == b"weights"
+    shown = capsys.readouterr().out
+    assert f"[autoencoder] the sha256 of {address} was not known; {sha256(path)} is recorded" in shown
+    assert autoencoder.located(address, None) == path and capsys.readouterr().out == ""
+
+
+def test_a_small_parser_fetches_no_weights(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_parameter("parser.weights", "http://127.0.0.1:1/parser.pt")  # as after a change of parser.kind alone
+    parser = Stage("parser")
+    monkeypatch.setattr(parser, "located", lambda *_: pytest.fail("it looks for weights"))
+    monkeypatch.setattr(pipeline.parser, "FaceTable", lambda *_: None)
+    monkeypatch.setattr(pipeline.parser, "fit_parser", lambda *_: (None, [{"step": 1, "loss": 0.0}]))
+
+    class Saved:
+        def __init__(self, *_: object) -> None:
+            pass
+
+        def save(self, folder: Path) -> None:
+            (folder / "weights").write_bytes(b"weights")
+
+    monkeypatch.setattr(pipeline.parser, "SmallParser", Saved)
+    pipeline.parser.main(parser)
+    assert Manifest.read(project / "models/parser").files.keys() == {"weights"}
+
+
 def test_the_storage_root_is_absolute_or_an_address(project: Path) -> None:
     assert Stage("train").storage_root == str(project.resolve() / "storage")
     set_parameter("storage.root", "s3://bucket/path")
@@ -292,6 +383,10 @@ EVERYWHERE = {
     "scadm/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
     "scadm/stage.py",  # where a result is put
     "scadm/progress.py",  # bars
+    "scadm/data/fetch.py",  # moves bytes, whose sha256 is checked
+    "scadm/data/streams.py",  # likewise
+    "scadm/data/shard_cache.py",  # likewise
+    "scadm/store.py",  # likewise
     "scadm/weights.py",  # weights on disk and strictly back: the values stay the same
     "scadm/checkpoint.py",  # likewise
     "scadm/tracking.py",  # what MLflow shows
@@ -305,7 +400,16 @@ EVERYWHERE = {
 ALLOWED: dict[str, set[str]] = {
     "download": set(),
     "masks": set(),
-    "autoencoder": {"scadm/faces.py"},  # the label list is compared, no class is used
+    "inspect": set(),
+    "autoencoder": {
+        "scadm/faces.py",  # the label list is compared, no class is used
+        # Only to take in a VQ-f4, which is then known by the fingerprint of its weights.
+        "scadm/pretrained.py",
+        "scadm/interop.py",
+        "scadm/lightning.py",
+        "scadm/diffusion/schedule.py",
+        *(f"scadm/models/{name}.py" for name in ("attention", "scadm", "spade", "style_encoder", "unet")),
+    },
     "latents": {"scadm/faces.py"},  # likewise: masks pass through as they are
     # It saves a parser and loads it again; a folder in another format is refused when it is loaded.
     "parser": {"scadm/evaluation/parsers.py"},

@@ -7,21 +7,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from scadm import faces
-from scadm.config import SplitConfig
+from scadm.config import MasksConfig, SplitConfig
 from scadm.data.archive import FaceArchive
-from scadm.data.parts import make_part, part_tasks, read_face, require_rows
+from scadm.data.parts import make_part, part_tasks, read_face, require_rows, resized
 from scadm.data.splits import assign
-from scadm.data.tables import FaceTable, labels_of, pack_onehot, part_name, unpack_onehot
+from scadm.data.tables import FaceTable, pack_onehot, part_name, unpack_labels
 from scadm.manifest import Split
 
 SIDES = st.sampled_from([8, 16, 24])
 COUNT, SIDE, RESOLUTION = 40, 32, 16
 IDS = [f"{number:05d}" for number in range(COUNT)]
+MASKS = MasksConfig(resize="nearest", rows_per_part=20)
 SPLITS = assign(IDS, SplitConfig(rule="fraction", validation=0.2, test=0.2), 0, {})
 
 
@@ -34,7 +36,7 @@ def archive_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tables(archive_path: Path, tmp_path: Path) -> Path:
     """A folder with the parts of rows 0 to 19 and 20 to 39."""
-    for task in part_tasks(archive_path, SPLITS, RESOLUTION, 20, tmp_path):
+    for task in part_tasks(FaceArchive(archive_path), SPLITS, RESOLUTION, MASKS, tmp_path):
         make_part(**task)
     return tmp_path
 
@@ -43,12 +45,10 @@ def tables(archive_path: Path, tmp_path: Path) -> Path:
 def test_packing_has_an_inverse(labels: np.ndarray) -> None:
     side = len(labels)
     packed = pack_onehot(labels)
-    onehot = unpack_onehot(packed, side)
     assert len(packed) == 19 * side * side // 8
-    assert onehot.shape == (19, side, side)
-    assert (onehot.sum(axis=0) == 1).all()
-    np.testing.assert_array_equal(onehot.argmax(axis=0), labels)
-    np.testing.assert_array_equal(labels_of(onehot), labels)
+    onehot = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(19, side, side)
+    np.testing.assert_array_equal(onehot, labels == np.arange(19)[:, None, None])
+    np.testing.assert_array_equal(unpack_labels(packed, side), labels)
 
 
 def test_parts_cover_all_rows_and_are_named_by_range(tables: Path) -> None:
@@ -64,12 +64,12 @@ def test_rows_are_the_archives_faces_in_its_order(archive_path: Path, tables: Pa
     images, labels = table.batch(range(COUNT))
     assert (images.shape, images.dtype) == ((COUNT, RESOLUTION, RESOLUTION, 3), np.uint8)
     assert (labels.shape, labels.dtype) == ((COUNT, RESOLUTION, RESOLUTION), np.uint8)
-    with FaceArchive(archive_path) as archive:
-        for row, id in enumerate(IDS):
-            image, labels_of_face = read_face(archive, id, RESOLUTION)
-            np.testing.assert_array_equal(images[row], image)
-            np.testing.assert_array_equal(labels[row], labels_of_face)
-            np.testing.assert_array_equal(table.pixels[row], np.bincount(labels_of_face.ravel(), minlength=19))
+    archive = FaceArchive(archive_path)
+    for row, id in enumerate(IDS):
+        image, labels_of_face = read_face(archive.files, id, RESOLUTION, "nearest")
+        np.testing.assert_array_equal(images[row], image)
+        np.testing.assert_array_equal(labels[row], labels_of_face)
+        np.testing.assert_array_equal(table.pixels[row], np.bincount(labels_of_face.ravel(), minlength=19))
 
 
 def test_a_batch_comes_in_the_order_asked_for(tables: Path) -> None:
@@ -98,40 +98,55 @@ def test_class_shares_count_the_faces_that_show_a_class(tables: Path) -> None:
 
 def test_labels_are_resized_without_mixing_ids(tmp_path: Path) -> None:
     members = archives.labelled(["a"], 64)
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        _, labels = read_face(archive, "a", 16)
-        expected = archive.labels("a")[2::4, 2::4]
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    _, labels = read_face(archive.files, "a", 16, "nearest")
+    expected = archive.files.labels("a")[2::4, 2::4]
     np.testing.assert_array_equal(labels, expected)
+
+
+@given(seed=st.integers(0, 2**32), factor=st.sampled_from([2, 4, 8]))
+def test_by_area_the_class_that_covers_most_of_a_pixel_wins(seed: int, factor: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 19, (16, 16), dtype=np.uint8)
+    found = resized(labels, 16 // factor, "area")
+    blocks = rearrange(labels, "(h a) (w b) -> h w (a b)", a=factor, b=factor)
+    counts = (blocks[..., None] == np.arange(19)).sum(axis=2)
+    np.testing.assert_array_equal(found, counts.argmax(axis=2))
+
+
+def test_by_area_a_thin_part_is_kept_where_nearest_loses_it() -> None:
+    labels = np.zeros((12, 12), np.uint8)
+    labels[:, 3:5] = 7  # two of the three columns of a new pixel, and not its middle one
+    labels[:, 4] = 0
+    labels[:, 5] = 7
+    assert (resized(labels, 4, "area")[:, 1] == 7).all()
+    assert not (resized(labels, 4, "nearest") == 7).any()
 
 
 def test_images_are_antialiased(tmp_path: Path) -> None:
     board = np.indices((64, 64)).sum(axis=0, dtype=np.uint8) % 2 * 255
     members = {"images/a.png": archives.png(board), "labels/a.png": archives.png(archives.columns(64))}
-    with FaceArchive(archives.pack(tmp_path / "faces.zip", members)) as archive:
-        image, _ = read_face(archive, "a", 16)
+    archive = FaceArchive(archives.pack(tmp_path / "faces.zip", members))
+    image, _ = read_face(archive.files, "a", 16, "nearest")
     assert np.abs(image[2:-2, 2:-2].astype(int) - 127).max() < 12, "a chequerboard shrinks to grey, not to stripes"
 
 
 def test_an_image_below_the_resolution_is_not_enlarged(archive_path: Path) -> None:
-    with (
-        FaceArchive(archive_path) as archive,
-        pytest.raises(ValueError, match=r"face 00003 .*32 x 32 .*lower the"),
-    ):
-        read_face(archive, "00003", 64)
+    with pytest.raises(ValueError, match=r"face 00003 .*32 x 32 .*lower the"):
+        read_face(FaceArchive(archive_path).files, "00003", 64, "nearest")
 
 
 def test_equal_faces_give_equal_bytes(archive_path: Path, tables: Path, tmp_path: Path) -> None:
-    task = part_tasks(archive_path, SPLITS, RESOLUTION, 20, tmp_path / "again")[0]
+    task = part_tasks(FaceArchive(archive_path), SPLITS, RESOLUTION, MASKS, tmp_path / "again")[0]
     (tmp_path / "again").mkdir()
     report = make_part(**task)
-    assert (report.name, report.rows, report.ids) == (part_name(0, 19), 20, tuple(IDS[:20]))
+    assert (report.name, report.ids) == (part_name(0, 19), tuple(IDS[:20]))
     assert (tmp_path / "again" / report.name).read_bytes() == (tables / report.name).read_bytes()
 
 
 def test_a_whole_part_is_kept(archive_path: Path, tables: Path) -> None:
     path = tables / part_name(0, 19)
     os.utime(path, (1, 1))
-    make_part(**part_tasks(archive_path, SPLITS, RESOLUTION, 20, tables)[0])
+    make_part(**part_tasks(FaceArchive(archive_path), SPLITS, RESOLUTION, MASKS, tables)[0])
     assert path.stat().st_mtime == 1
 
 
@@ -156,7 +171,7 @@ def test_a_part_that_is_not_whole_is_made_again(
     path = tables / part_name(0, 19)
     whole = path.read_bytes()
     damage(path)
-    make_part(**part_tasks(archive_path, SPLITS, RESOLUTION, 20, tables)[0])
+    make_part(**part_tasks(FaceArchive(archive_path), SPLITS, RESOLUTION, MASKS, tables)[0])
     assert path.read_bytes() == whole
 
 
@@ -174,7 +189,8 @@ def test_a_face_that_cannot_be_read_is_named_and_leaves_no_part(tmp_path: Path) 
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(ValueError, match=r"00001_nose.png .*cannot be decoded"):
-        make_part(path, IDS[:3], [SPLITS[id] for id in IDS[:3]], RESOLUTION, out / part_name(0, 2))
+        files = FaceArchive(path).some(IDS[:3])
+        make_part(files, IDS[:3], [SPLITS[id] for id in IDS[:3]], RESOLUTION, "nearest", out / part_name(0, 2))
     assert not list(out.iterdir())
 
 

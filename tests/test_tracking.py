@@ -10,8 +10,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from scadm import tracking
-from scadm.checkpoint import Store
 from scadm.config import TrackingConfig, flatten
+from scadm.store import Store
 from scadm.tracking import RUN_KEY, RunLogger, Tracked, open_run, tracking_uri
 
 SQLITE = TrackingConfig(uri="sqlite", experiment="sca-dm")

@@ -16,9 +16,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from filelock import FileLock
 
-from scadm.checkpoint import Store, complete_steps, is_complete, read_checkpoint
+from scadm.checkpoint import complete_steps, is_complete, read_checkpoint
 from scadm.config import ModelConfig
 from scadm.precision import computes_in_bf16, mixed_precision
+from scadm.store import Store
 from scadm.training import loop
 from scadm.training.job import TrainJob, Worker
 from scadm.training.loop import train

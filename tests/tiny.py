@@ -24,7 +24,7 @@ from scadm.config import (
     TrainingConfig,
     UNetConfig,
 )
-from scadm.data.shards import INDEX, Sample, read_offsets, write_index, write_shard
+from scadm.data.shards import INDEX, Latents, Sample, describe_shard, encode, write_index, write_shard
 from scadm.diffusion.schedule import Schedule
 from scadm.first_stage import LatentScale, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
@@ -60,7 +60,6 @@ DIFFUSION = DiffusionConfig(
     normalise_latents=True,
     no_reference=0.5,
     guidance_null=0.1,
-    draws=1,
     min_snr_gamma=None,
 )
 SAMPLING = SamplingConfig(
@@ -171,6 +170,9 @@ def painting(folder: Path) -> Synthesiser:
     )
 
 
+LATENTS = Latents("0" * 64, (0.0,) * 3, (1.0,) * 3)
+
+
 def samples(count: int, flip: bool = True, seed: int = 0) -> list[Sample]:
     """Faces with latents drawn at random, two of them each where `flip` is on."""
     rng = np.random.default_rng(seed)
@@ -182,14 +184,14 @@ def samples(count: int, flip: bool = True, seed: int = 0) -> list[Sample]:
 
 def write_shards(folder: Path, splits: dict[str, list[Sample]], per_shard: int = 5) -> Path:
     folder.mkdir()
-    shards = {}
+    shards = []
     for split, rows in splits.items():
         for start in range(0, len(rows), per_shard):
             part = rows[start : start + per_shard]
             name = f"{split}-{start:06d}-{start + len(part) - 1:06d}.tar"
-            write_shard(folder / name, split, part)
-            shards[name] = read_offsets(folder / name)
-    write_index(folder / INDEX, shards)
+            write_shard(folder / name, split, map(encode, part))
+            shards.append(describe_shard(folder / name))
+    write_index(folder / INDEX, shards, LATENTS)
     return folder
 
 

@@ -63,7 +63,7 @@ def estimate() -> None:
 
     params = load_params(Path("params.yaml"))
     channels = params.autoencoder.network.latent_channels
-    found = measure(params.model, channels, params.project.resolution, params.training, params.diffusion.draws)
+    found = measure(params.model, channels, params.project.resolution, params.training)
     print(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
 
 
@@ -77,9 +77,10 @@ def import_checkpoint(
     name: Annotated[str, typer.Option(help="The registered model whose version it becomes.")] = "sca-dm-published",
 ) -> None:
     """Take in a published SCA-DM checkpoint: register it, and say how to evaluate or fine-tune it."""
-    from scadm.checkpoint import Store, read_checkpoint
+    from scadm.checkpoint import read_checkpoint
     from scadm.import_checkpoint import import_checkpoint as take_in
     from scadm.stage import Stage
+    from scadm.store import Store
     from scadm.training.start import flags, setting, settings
 
     stage = Stage("train")
@@ -113,6 +114,72 @@ def register(
     program(stage)
     if strict and not stage.read_json("reports/registration.json")["promoted"]:
         raise typer.Exit(3)
+
+
+@app.command(epilog="Example, after a crash or a full disk: scadm verify")
+def verify() -> None:
+    """Compare every out, checkpoint, import and download with the sha256 that was recorded when it was written.
+
+    Also each out with the outs that it says it was made from, and the trained weights with models/train.json.
+    """
+    from scadm.app import storage
+    from scadm.config import load_params
+
+    faults = 0
+    for found in storage.verify(Path.cwd(), load_params(Path("params.yaml")).storage.root):
+        print(
+            f"{'fault' if found.fault else 'ok':<7}{found.name}{': ' + found.fault if found.fault else ''}", flush=True
+        )
+        faults += bool(found.fault)
+    if faults:
+        print(f"{faults} fault(s).")
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: scadm gc --free work --free runs --older 14")
+def gc(
+    free: Annotated[list[str], typer.Option(help="work, runs, imports, downloads or shards; may be repeated.")] = [],  # noqa: B006
+    older: Annotated[float | None, typer.Option(help="Days since it was written to; --free needs it.", min=0)] = None,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Free also trainings and downloads that could be resumed.")
+    ] = False,
+) -> None:
+    """List what is kept beside DVC's cache, by size and age; with --free and --older, delete it.
+
+    The run of models/train.json stays, and so does what params.yaml names, what a running stage works in, and what was
+    written to within the hour.
+    """
+    from scadm.app import storage
+    from scadm.config import load_params
+
+    if unknown := set(free) - storage.KINDS.keys():
+        raise ValueError(f"--free {', '.join(sorted(unknown))}, expected {', '.join(storage.KINDS)}")
+    if free and older is None:
+        raise ValueError(
+            f"--free {' --free '.join(free)} without --older, expected the days since it was written to: --older 14 "
+            "keeps what is younger than two weeks, --older 0 only what is in use. Nothing was deleted."
+        )
+    every = storage.kept(Path.cwd(), load_params(Path("params.yaml")))
+    chosen = [item for item in every if item.age >= (older or 0) * 86_400]
+    for kind, meaning in storage.KINDS.items():
+        print(f"{kind}: {meaning}")
+        for item in chosen:
+            if item.kind == kind:
+                remarks = [item.in_use, "unfinished: can be resumed" if item.unfinished else ""]
+                said = "; ".join(filter(None, remarks))
+                stays = f"  ({said})" if said else ""
+                print(f"  {item.bytes / 1e6:10.1f} MB  {item.age / 86_400:6.1f} days  {item.path}{stays}")
+    if free:
+        wanted = [item for item in chosen if item.kind in free]
+        print(f"{storage.free(wanted, unfinished=unfinished) / 1e6:.1f} MB freed.")
+        resumable = [item for item in wanted if item.unfinished and not item.in_use]
+        if resumable and not unfinished:
+            print(f"{len(resumable)} that could be resumed stayed; --unfinished frees them too.")
+    else:
+        print(
+            "`scadm gc --free KIND --older DAYS` frees what is not in use and finished, --unfinished also what could "
+            "be resumed; `dvc gc -w` frees DVC's cache."
+        )
 
 
 def main() -> None:

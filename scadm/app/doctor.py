@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from scadm.app import machine
 from scadm.config import Params, load_params
+from scadm.data.fetch import is_address
 from scadm.stage import find_home, find_storage
 
 _GB = 10**9
@@ -135,15 +136,19 @@ def repository() -> Iterator[Finding]:
 
 
 def inputs(params: Params) -> Iterator[Finding]:
-    """What is given by the user, not made by a stage."""
+    """What is given by the user, not made by a stage. An address is not tried: the stage that needs the file does."""
     given = {"data.path": params.data.path}
     if params.autoencoder.kind == "vq-f4":
         given["autoencoder.weights"] = params.autoencoder.weights or ""
     else:
         given["autoencoder.extra_images"] = params.autoencoder.extra_images
-    if params.parser.kind == "torchscript" or (params.parser.kind == "facer" and params.parser.weights):
+    if params.parser.kind != "small":
         given["parser.weights"] = params.parser.weights or ""
-    gone = [f"{key} {path or 'null'}" for key, path in given.items() if not path or not Path(path).exists()]
+    fetched = {key: named for key, named in given.items() if is_address(named)}
+    paths = {key: named for key, named in given.items() if key not in fetched}
+    if params.data.addresses:
+        fetched = {"data.addresses": " or ".join(params.data.addresses)} | fetched
+    gone = [f"{key} {path or 'null'}" for key, path in paths.items() if not path or not Path(path).exists()]
     if gone:
         remedy = "put it there, or name in params.yaml where it is; `scadm profile quickstart` needs none"
         yield Finding("fault", "inputs", f"not there: {', '.join(gone)}", remedy)
@@ -151,7 +156,8 @@ def inputs(params: Params) -> Iterator[Finding]:
         remedy = "`pip install -c constraints.txt -e '.[faces]'`"
         yield Finding("fault", "inputs", "parser.kind is facer, which is not installed", remedy)
     elif not gone:
-        yield Finding("ok", "inputs", ", ".join(f"{key} {path}" for key, path in given.items()))
+        from_addresses = [f"{key} from {named}" for key, named in fetched.items()]
+        yield Finding("ok", "inputs", ", ".join([f"{key} {path}" for key, path in paths.items()] + from_addresses))
 
 
 def _weights(params: Params) -> int:
@@ -175,7 +181,7 @@ def data_bytes(params: Params) -> int:
         faces, raw = len(sizes) // 2, sum(sizes)  # an image and a mask for each
     else:
         # As many as CelebAMask-HQ has, and its size, unless the archive is there and says otherwise.
-        raw = path.stat().st_size if path.is_file() else 3 * _GB
+        raw = path.stat().st_size if path.is_file() and not params.data.addresses else 3 * _GB
         faces = min(30_000, raw // 50_000)  # its images and masks take about 90 kB a face
     return 2 * (raw + 5 * faces * side**2)  # twice: the cache holds copies where the file system cannot link
 
@@ -336,7 +342,7 @@ def gpu(params: Params) -> Iterator[Finding]:
 
 def _write_and_remove(root: str) -> None:
     """As checkpoints are written. Raises OSError, or ValueError for a kind of address that is not known."""
-    from scadm.checkpoint import Store
+    from scadm.store import Store
 
     store = Store(f"{root}/.scadm-doctor-{uuid.uuid4().hex}")
     try:

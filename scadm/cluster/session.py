@@ -10,8 +10,6 @@ import ray
 
 from scadm.config import ClusterConfig
 
-_EXCLUDES = ["/.git/", "/.venv/", "/.dvc/", "/data/", "/models/", "/reports/", "/storage/", "/.work/"]
-
 
 def is_remote(cluster: ClusterConfig) -> bool:
     """Whether the work goes to a cluster that was started by someone else."""
@@ -40,10 +38,11 @@ def connect(cluster: ClusterConfig) -> Iterator[None]:
     """Be connected to Ray, and leave it (ending a private one) whatever happens."""
     if is_remote(cluster):
         # In a job that was submitted with a working directory, the job's runtime environment already holds the code.
+        # Else this folder is uploaded, without what .gitignore and .rayignore name.
         in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
         ray.init(
             address=cluster.address or "auto",
-            runtime_env=None if in_job else {"working_dir": ".", "excludes": _EXCLUDES},
+            runtime_env=None if in_job else {"working_dir": "."},
             logging_level=logging.ERROR,
             log_to_driver=False,
         )

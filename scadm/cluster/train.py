@@ -15,10 +15,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from scadm.checkpoint import Store, is_complete
+from scadm.checkpoint import is_complete
 from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
+from scadm.store import Store
 from scadm.tracking import RunLogger, Tracked
 from scadm.training.hooks import Progress
 from scadm.training.job import TrainJob, Worker

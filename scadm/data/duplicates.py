@@ -43,11 +43,17 @@ def signatures(images: Images) -> NDArray[np.float32]:
     return unit.astype(np.float32).reshape(-1, SIDE, SIDE)
 
 
+def nearest(mine: NDArray[np.float32], others: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of each signature, or its mirror, the place among `others` of the one it correlates with most, and how much."""
+    both = np.stack([mine, mine[:, :, ::-1]]).reshape(2, len(mine), -1)
+    found = (both @ others.reshape(len(others), -1).T).max(axis=0)
+    index = found.argmax(axis=1)
+    return index, np.take_along_axis(found, index[:, None], axis=1)[:, 0]
+
+
 def similarity(images: Images, others: NDArray[np.float32]) -> NDArray[np.float32]:
     """The highest correlation, -1 to 1, of each image (N, H, W, 3) or its mirror with the signatures `others`: (N,)."""
-    mine = signatures(images)
-    both = np.stack([mine, mine[:, :, ::-1]]).reshape(2, len(mine), -1)
-    return (both @ others.reshape(len(others), -1).T).max(axis=(0, 2))
+    return nearest(signatures(images), others)[1]
 
 
 def shown_again(images: Images, held_out: Sequence[ImageSource]) -> NDArray[np.bool_]:

@@ -6,26 +6,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from scadm import faces
 from scadm.data.order import micro_batches, rank_positions, sample_at
 from scadm.data.shards import Sample, ShardReader
 from scadm.diffusion.noise import FLIP, generator
-from scadm.pixels import to_signed
+from scadm.pixels import Images, Labels
 
 
 class Batch(NamedTuple):
+    """Samples as they are stored; `device_batch` takes them to where the networks are, and makes them float there."""
+
     positions: list[int]
     """Global sample positions; every random draw for a sample depends on the seed and its position."""
     ids: list[str]
-    latent: Tensor
-    """(B, C, h, w) float32, as stored."""
-    image: Tensor
-    """(B, 3, H, W) float32 in [-1, 1]."""
-    labels: Tensor
-    """(B, H, W) uint8 class ids."""
+    latent: NDArray[np.float16]
+    """(B, C, h, w), as the autoencoder gives it."""
+    image: Images
+    """(B, H, W, 3)."""
+    labels: Labels
+    """(B, H, W)."""
 
 
 def collate(positions: Sequence[int], samples: Sequence[Sample], mirrored: Sequence[bool]) -> Batch:
@@ -36,9 +37,9 @@ def collate(positions: Sequence[int], samples: Sequence[Sample], mirrored: Seque
     return Batch(
         positions=list(positions),
         ids=[s.id for s in samples],
-        latent=torch.from_numpy(np.stack(latents)).float(),
-        image=to_signed(np.stack(images)),
-        labels=torch.from_numpy(np.stack(labels)),
+        latent=np.stack(latents),
+        image=np.stack(images),
+        labels=np.stack(labels),
     )
 
 

@@ -1,20 +1,22 @@
 """Making the one-hot tables part by part, so that the work can be spread, and continued after a kill."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scadm.config import MasksConfig
 from scadm.data import pictures
-from scadm.data.archive import FaceArchive
+from scadm.data.archive import FaceArchive, FaceFiles
 from scadm.data.ids import some
 from scadm.data.tables import Face, is_whole, part_name, write_part
 from scadm.manifest import Split
+
+MaskResize = Literal["nearest", "area"]
 
 
 @dataclass(frozen=True)
@@ -24,35 +26,49 @@ class PartReport:
     name: str
     ids: tuple[str, ...]
 
-    @property
-    def rows(self) -> int:
-        return len(self.ids)
 
-
-def read_face(archive: FaceArchive, id: str, resolution: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A face at the model's resolution: RGB (H, W, 3), antialiased bicubic, and class ids (H, W), nearest.
+def read_face(
+    files: FaceFiles, id: str, resolution: int, resize: MaskResize
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A face at the model's resolution: RGB (H, W, 3), antialiased bicubic, and class ids (H, W) as `resize` says.
 
     Raises ValueError naming the face if it cannot be read, or is smaller than `resolution`.
     """
-    image, labels = archive.face(id)
-    small = pictures.at_resolution(image, resolution, f"face {id} of {archive.path}")
-    return small, np.asarray(Image.fromarray(labels).resize((resolution, resolution), Image.Resampling.NEAREST))
+    image, labels = files.face(id)
+    small = pictures.at_resolution(image, resolution, f"face {id} of {files.path}")
+    return small, resized(labels, resolution, resize)
+
+
+def resized(labels: NDArray[np.uint8], resolution: int, resize: MaskResize) -> NDArray[np.uint8]:
+    """Class ids (H, W) at a resolution, without mixing ids.
+
+    `nearest` takes the id at each new pixel's centre. `area` takes the class that covers the largest part of the new
+    pixel, the first of those that cover as much, so that what is thin is lost only where something else prevails.
+    """
+    size = (resolution, resolution)
+    if resize == "nearest":
+        return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+    shown = np.unique(labels)
+    masks = [Image.fromarray((labels == k).astype(np.float32)) for k in shown]
+    areas = np.stack([np.asarray(mask.resize(size, Image.Resampling.BOX)) for mask in masks])
+    return shown[areas.argmax(axis=0)].astype(np.uint8)
 
 
 def part_tasks(
-    archive_path: Path, splits: Mapping[str, Split], resolution: int, rows_per_part: int, folder: Path
+    archive: FaceArchive, splits: Mapping[str, Split], resolution: int, config: MasksConfig, folder: Path
 ) -> list[dict[str, Any]]:
     """The arguments of `make_part` for each range of `rows_per_part` rows or fewer, in the splits' order."""
     ids = list(splits)
     tasks = []
-    for first in range(0, len(ids), rows_per_part):
-        part = ids[first : first + rows_per_part]
+    for first in range(0, len(ids), config.rows_per_part):
+        part = ids[first : first + config.rows_per_part]
         tasks.append(
             {
-                "archive_path": str(archive_path),
+                "files": archive.some(part),
                 "ids": part,
                 "splits": [splits[id] for id in part],
                 "resolution": resolution,
+                "resize": config.resize,
                 "path": str(folder / part_name(first, first + len(part) - 1)),
             }
         )
@@ -60,7 +76,12 @@ def part_tasks(
 
 
 def make_part(
-    archive_path: Path | str, ids: Sequence[str], splits: Sequence[Split], resolution: int, path: Path | str
+    files: FaceFiles,
+    ids: Sequence[str],
+    splits: Sequence[Split],
+    resolution: int,
+    resize: MaskResize,
+    path: Path | str,
 ) -> PartReport:
     """Make the part `path` of the faces `ids` with the split of each; one that is already whole is kept.
 
@@ -68,8 +89,9 @@ def make_part(
     """
     path = Path(path)
     if not is_whole(path, ids, splits, resolution):
-        archive = _open(str(archive_path), Path(archive_path).stat().st_mtime_ns)
-        rows = (Face(id, split, *read_face(archive, id, resolution)) for id, split in zip(ids, splits, strict=True))
+        rows = (
+            Face(id, split, *read_face(files, id, resolution, resize)) for id, split in zip(ids, splits, strict=True)
+        )
         write_part(path, rows, resolution)
     return PartReport(path.name, tuple(ids))
 
@@ -83,9 +105,3 @@ def require_rows(went_in: Sequence[str], came_out: Sequence[str], folder: Path) 
             f"added: {some(added) or 'none'}), expected the same in the same order. The tables in {folder} "
             "are not those of the archive: delete that folder and run the stage again."
         )
-
-
-@functools.lru_cache(maxsize=1)
-def _open(path: str, changed: int) -> FaceArchive:
-    """The archive that this process reads parts from: the directory of 30,000 faces takes seconds to read."""
-    return FaceArchive(path)

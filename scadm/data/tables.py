@@ -29,6 +29,9 @@ _ROW_GROUP = 16
 _PIXELS = pa.list_(pa.field("element", pa.int32()), faces.NUM_CLASSES)
 """With the field name that Parquet gives it, so that a part reads back with the schema of its writing."""
 
+_DIGITS = [np.flatnonzero(np.arange(faces.NUM_CLASSES) & 1 << digit) for digit in range(5)]
+"""The classes that have each binary digit in their id."""
+
 _LABELS, _RESOLUTION = b"scadm.labels", b"scadm.resolution"
 _PART = re.compile(r"part-(\d{6,})-(\d{6,})\.parquet")
 _STORAGE = {
@@ -61,15 +64,14 @@ def pack_onehot(labels: NDArray[np.uint8]) -> bytes:
     return np.packbits(labels == np.arange(faces.NUM_CLASSES, dtype=np.uint8)[:, None, None]).tobytes()
 
 
-def unpack_onehot(packed: bytes, resolution: int) -> NDArray[np.uint8]:
-    """The inverse of `pack_onehot` for square maps: uint8 (19, H, W), 0 or 1."""
-    shape = (faces.NUM_CLASSES, resolution, resolution)
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=int(np.prod(shape))).reshape(shape)
-
-
-def labels_of(onehot: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Class ids (H, W) of a one-hot map (19, H, W): the argmax, as the sum over k of k times the map of k."""
-    return np.einsum("k,khw->hw", np.arange(faces.NUM_CLASSES, dtype=np.uint8), onehot)
+def unpack_labels(packed: bytes, resolution: int) -> NDArray[np.uint8]:
+    """The inverse of `pack_onehot` for square maps: class ids (H, W)."""
+    maps = np.frombuffer(packed, np.uint8).reshape(faces.NUM_CLASSES, -1)
+    labels = np.zeros(resolution**2, np.uint8)
+    # A binary digit of the id is set where a class with that digit is: 5 maps to unpack instead of 19.
+    for digit, classes in enumerate(_DIGITS):
+        labels |= np.unpackbits(np.bitwise_or.reduce(maps[classes])) << digit
+    return labels.reshape(resolution, resolution)
 
 
 def schema(resolution: int) -> pa.Schema:
@@ -162,12 +164,19 @@ class FaceTable:
 
     def batch(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The faces at `indices`, in that order: RGB (B, H, W, 3), 0 to 255, and class ids (B, H, W)."""
+        images, labels, _ = self.batch_with_files(indices)
+        return images, labels
+
+    def batch_with_files(self, indices: Sequence[int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[bytes]]:
+        """`batch`, and the images as they are stored, lossless WebP."""
         images = np.empty((len(indices), self.resolution, self.resolution, 3), np.uint8)
         labels = np.empty((len(indices), self.resolution, self.resolution), np.uint8)
+        files = [b""] * len(indices)
         for place, (image, onehot) in self._cells(indices, ["image", "onehot"]):
+            files[place] = image
             images[place] = _decoded(image)
-            labels[place] = labels_of(unpack_onehot(onehot, self.resolution))
-        return images, labels
+            labels[place] = unpack_labels(onehot, self.resolution)
+        return images, labels, files
 
     def image_batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """The images of `batch`, without reading the masks."""
@@ -214,7 +223,7 @@ def _webp(image: NDArray[np.uint8]) -> bytes:
 
 
 def _decoded(webp: bytes) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(webp)) as image:
+    with Image.open(io.BytesIO(webp), formats=("WEBP",)) as image:
         return np.asarray(image)
 
 

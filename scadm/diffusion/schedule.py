@@ -35,7 +35,7 @@ class Schedule(nn.Module):
         return alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x_0
 
     def loss_weight(self, t: Tensor) -> Tensor:
-        """Weight of the squared error of what the network predicts at t, in the shape of t; ones without min_snr_gamma.
+        """Weight (B,) of the squared error of what the network predicts at t (B,); ones without min_snr_gamma.
 
         With it, the weighted error is min(SNR, gamma) ||x_0 error||^2 for either prediction, because an error of x_0 is
         SNR times as much, squared, in the noise, and SNR + 1 times in v.

@@ -1,6 +1,5 @@
 """The report of an evaluation: one HTML page that holds its own styles and pictures, readable anywhere."""
 
-import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -9,13 +8,13 @@ from itertools import cycle
 from pathlib import Path
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure as Plot
 from PIL import Image
 
 from scadm.evaluation.metrics import share
 from scadm.manifest import write_atomically
+from scadm.pages import pages
 
 FLOOR, CEILING = "style_blind", "ceiling"
 
@@ -107,14 +106,7 @@ def write_report(path: Path, data: ReportData) -> None:
     Raises ValueError if a row is missing that the others are read against, or a number is not finite.
     """
     _require_rows(data.rows)
-    environment = Environment(
-        loader=PackageLoader("scadm.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_uri"] = _data_uri
+    environment = pages("scadm.evaluation")
     metrics = list(data.rows[CEILING])
     classes = list(dict.fromkeys(name for ious in data.class_iou.values() for name in ious))
     page = environment.get_template("report.html.j2").render(
@@ -169,12 +161,6 @@ def _number(metric: str, value: float) -> str:
     """As many decimals as can mean something."""
     decimals = 2 if metric == "psnr" or metric.startswith("frechet_") else 3
     return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 # The page's own text colour, light or dark, stands in for this one in the finished drawing.

@@ -29,9 +29,6 @@ class CrossCondition(NamedTuple):
     values: Tensor | None = None
     mask: Tensor | None = None
 
-    def repeat(self, times: int) -> "CrossCondition":
-        return CrossCondition(*(None if tensor is None else tensor.repeat_interleave(times, dim=0) for tensor in self))
-
 
 class SelfAttention(nn.Module):
     def __init__(self, channels: int, head_channels: int) -> None:

@@ -15,9 +15,6 @@ class Modulation(NamedTuple):
     scale: Tensor
     beta: Tensor
 
-    def repeat(self, times: int) -> "Modulation":
-        return Modulation(*(tensor.repeat_interleave(times, dim=0) for tensor in self))
-
 
 class Spade(nn.Module):
     """h = GroupNorm(x) (1 + gamma) + beta, the norm without an affine part of its own."""

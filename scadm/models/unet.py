@@ -24,12 +24,6 @@ class BlockCondition(NamedTuple):
     spade: tuple[Modulation, Modulation] | None = None
     cross: CrossCondition | None = None
 
-    def repeat(self, times: int) -> "BlockCondition":
-        return BlockCondition(
-            spade=None if self.spade is None else (self.spade[0].repeat(times), self.spade[1].repeat(times)),
-            cross=None if self.cross is None else self.cross.repeat(times),
-        )
-
 
 class Conditioning(NamedTuple):
     """Everything in the U-Net that does not depend on x_t and t, block by block."""
@@ -45,10 +39,6 @@ class Conditioning(NamedTuple):
         assert finest is not None
         batch, _, height, width = finest[1].beta.shape
         return batch, height, width
-
-    def repeat(self, times: int) -> "Conditioning":
-        """For `times` latents of each sample, one after the other: all that is (B, ...) becomes (B times, ...)."""
-        return Conditioning(*(tuple(block.repeat(times) for block in part) for part in self))
 
 
 def timestep_embedding(t: Tensor, channels: int) -> Tensor:

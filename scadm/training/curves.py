@@ -4,8 +4,8 @@ import json
 
 import pandas as pd
 
-from scadm.checkpoint import Store
 from scadm.stage import Stage
+from scadm.store import Store
 from scadm.training.journal import NAME
 
 

@@ -19,7 +19,7 @@ _STATE_BYTES = 20  # of a parameter: float32 weight, gradient, AdamW's two momen
 class Estimate:
     parameters: int
     flops_per_image: int
-    """Forward and backward, with all its draws of t and noise."""
+    """Forward and backward."""
     state_bytes: int
     activation_bytes: int
     """Kept for the backward pass of one micro-batch."""
@@ -38,26 +38,25 @@ def _convolution_backward(grad: Any, x: Any, weight: Any, *rest: Any, **_: Any) 
     return conv_flop_count(x, weight, grad, transposed=transposed) * sum(wanted[:2])
 
 
-def _denoised(model: SCADM, resolution: int, batch: int, draws: int) -> Tensor:
+def _denoised(model: SCADM, resolution: int, batch: int) -> Tensor:
     image = torch.empty(batch, 3, resolution, resolution)
     mask = torch.empty(batch, NUM_CLASSES, resolution, resolution)
     size = resolution // LATENT_FACTOR
-    x_t, t = torch.empty(batch * draws, model.latent_channels, size, size), torch.zeros(batch * draws)
-    conditioning = model.condition(model.encode_style(image, mask), mask)
-    return model.denoise(x_t, t, conditioning if draws == 1 else conditioning.repeat(draws))
+    x_t, t = torch.empty(batch, model.latent_channels, size, size), torch.zeros(batch)
+    return model.denoise(x_t, t, model.condition(model.encode_style(image, mask), mask))
 
 
-def _flops(config: ModelConfig, latent_channels: int, resolution: int, draws: int) -> int:
+def _flops(config: ModelConfig, latent_channels: int, resolution: int) -> int:
     """Of one image, forward and backward; on the meta device, where nothing is computed or allocated."""
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
     with torch.device("meta"), counter:
-        _denoised(SCADM(config, latent_channels), resolution, 1, draws).square().mean().backward()
+        _denoised(SCADM(config, latent_channels), resolution, 1).square().mean().backward()
     return counter.get_total_flops()
 
 
-def _saved_bytes(config: ModelConfig, latent_channels: int, resolution: int, batch: int, draws: int, bf16: bool) -> int:
+def _saved_bytes(config: ModelConfig, latent_channels: int, resolution: int, batch: int, bf16: bool) -> int:
     """Kept for the backward pass, weights themselves left out; on fake tensors, which follow autocast's types."""
     saved: dict[int, int] = {}
     kept: list[Tensor] = []  # keeps the counted tensors alive, so that no id is used twice
@@ -73,23 +72,21 @@ def _saved_bytes(config: ModelConfig, latent_channels: int, resolution: int, bat
         torch.autocast("cpu", torch.bfloat16, enabled=bf16),
     ):
         model = SCADM(config, latent_channels)
-        _denoised(model, resolution, batch, draws)
+        _denoised(model, resolution, batch)
         weights = {id(parameter) for parameter in model.parameters()}
     return sum(size for key, size in saved.items() if key not in weights)
 
 
-def estimate(
-    config: ModelConfig, latent_channels: int, resolution: int, training: TrainingConfig, draws: int
-) -> Estimate:
+def estimate(config: ModelConfig, latent_channels: int, resolution: int, training: TrainingConfig) -> Estimate:
     """From shapes alone; `auto` precision counts as bf16. A GPU keeps some norms in float32 and so a little more."""
     bf16 = training.precision != "fp32"
-    one, two = (_saved_bytes(config, latent_channels, resolution, batch, draws, bf16) for batch in (1, 2))
+    one, two = (_saved_bytes(config, latent_channels, resolution, batch, bf16) for batch in (1, 2))
     with torch.device("meta"):
         model = SCADM(config, latent_channels)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Estimate(
         parameters=parameters,
-        flops_per_image=_flops(config, latent_channels, resolution, draws),
+        flops_per_image=_flops(config, latent_channels, resolution),
         state_bytes=_STATE_BYTES * parameters,
         # One image more costs two - one; the rest, such as weights cast to bf16, is saved once.
         activation_bytes=one + (training.micro_batch - 1) * (two - one),

@@ -5,7 +5,7 @@ import os
 
 from pyarrow import fs
 
-from scadm.checkpoint import Store
+from scadm.store import Store
 
 NAME = "metrics.jsonl"
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from einops import rearrange, reduce, repeat
 from torch import Tensor, nn
 
 from scadm.config import DiffusionConfig
@@ -17,13 +16,11 @@ from scadm.diffusion.noise import DROP, NOISE, TIMESTEP, VALIDATION, generator, 
 from scadm.diffusion.schedule import Schedule
 from scadm.models.scadm import SCADM, drop_condition, to_one_hot
 from scadm.models.unet import Conditioning
+from scadm.pixels import to_signed
 
 
 class Draws(NamedTuple):
-    """The random numbers of a batch, each a function of the seed and the sample's global position.
-
-    t (B, R) and noise (B, R, C, h, w) for R draws of a sample; no_reference and null (B,), booleans.
-    """
+    """The random numbers of a batch, each a function of the seed and the sample's global position."""
 
     t: Tensor
     noise: Tensor
@@ -35,16 +32,12 @@ class Draws(NamedTuple):
 
 
 def draw(seed: int, positions: list[int], shape: tuple[int, ...], config: DiffusionConfig) -> Draws:
-    """Timesteps, noise of `shape` and which conditions are dropped, for samples at global positions.
-
-    The R timesteps of a sample lie T / R apart, the first anywhere: each is uniform, together they cover 0 .. T - 1.
-    """
-    T, R = config.timesteps, config.draws
-    first = torch.tensor([[int(generator(seed, TIMESTEP, p).integers(T))] for p in positions])
+    """Timesteps (B,), noise (B, *shape) and which conditions are dropped, for samples at global positions."""
+    t = [int(generator(seed, TIMESTEP, p).integers(config.timesteps)) for p in positions]
     uniform = np.stack([generator(seed, DROP, p).random(2) for p in positions])
     return Draws(
-        t=(first + torch.arange(R) * T // R) % T,
-        noise=normal(seed, NOISE, positions, (R, *shape)),
+        t=torch.tensor(t),
+        noise=normal(seed, NOISE, positions, shape),
         no_reference=torch.from_numpy(uniform[:, 0] < config.no_reference),
         null=torch.from_numpy(uniform[:, 1] < config.guidance_null),
     )
@@ -54,8 +47,8 @@ def fixed_draws(seed: int, positions: list[int], count: int, shape: tuple[int, .
     """What measures a loss that can be compared: nothing is dropped, and positions 0 .. count - 1 cover 0 .. T - 1."""
     kept = torch.zeros(len(positions), dtype=torch.bool)
     return Draws(
-        t=torch.tensor([[int((p + 0.5) * config.timesteps / count)] for p in positions]),
-        noise=normal(seed, VALIDATION, positions, (1, *shape)),
+        t=torch.tensor([int((p + 0.5) * config.timesteps / count) for p in positions]),
+        noise=normal(seed, VALIDATION, positions, shape),
         no_reference=kept,
         null=kept,
     )
@@ -76,17 +69,13 @@ class TrainingModule(nn.Module):
 
     def loss(self, x_0: Tensor, draws: Draws, conditioning: Conditioning) -> Tensor:
         """Of each sample under a conditioning that is given: (B,), float32. What `draws` drops is not looked at."""
-        R = draws.t.shape[1]
-        x_0, t = repeat(x_0, "b c h w -> (b r) c h w", r=R), rearrange(draws.t, "b r -> (b r)")
-        noise = rearrange(draws.noise, "b r c h w -> (b r) c h w")
-        if R > 1:
-            conditioning = conditioning.repeat(R)
-        prediction = self.model.denoise(self.schedule.add_noise(x_0, noise, t), t, conditioning)
-        error = (prediction.float() - self.schedule.target(x_0, noise, t)).square()
-        losses = self.schedule.loss_weight(draws.t) * reduce(error, "(b r) c h w -> b r", "mean", r=R)
-        return losses.mean(dim=1)
+        x_t = self.schedule.add_noise(x_0, draws.noise, draws.t)
+        prediction = self.model.denoise(x_t, draws.t, conditioning)
+        target = self.schedule.target(x_0, draws.noise, draws.t)
+        return self.schedule.loss_weight(draws.t) * (prediction.float() - target).square().mean(dim=(1, 2, 3))
 
 
 def device_batch(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Stored latents, images and labels on the device."""
-    return batch.latent.to(device), batch.image.to(device), batch.labels.to(device)
+    """On the device: latents (B, C, h, w) as stored but float32, images (B, 3, H, W) in [-1, 1], labels (B, H, W)."""
+    latent = torch.from_numpy(batch.latent).to(device).float()
+    return latent, to_signed(batch.image, device), torch.from_numpy(batch.labels).to(device)
