@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -21,6 +21,7 @@ Address = Annotated[str, Field(pattern=r"^(drive:[\w-]+|[a-z0-9]+://.+)$")]
 """What `scadm.data.fetch` fetches: http(s)://..., drive:ID, or what Arrow opens, such as s3://... and file://..."""
 
 FETCHED = "scadm/data/fetch.py"
+DRAWN = "scadm/data/synthetic"
 """What data.path names where the archive is fetched: DVC watches a path, and this is the code that makes it."""
 
 FACER_WEIGHTS = (
@@ -65,14 +66,26 @@ class SplitConfig(Config):
         return self
 
 
+def _list(value: Any) -> Any:
+    if isinstance(value, str):
+        raise ValueError(f"expected a list, [{value!r}]")
+    return value
+
+
+def _quoted(value: Any) -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(id, int) for id in value):
+        raise ValueError('expected ids in quotes, such as "00123": without them YAML reads 00123 as the number 83')
+    return value
+
+
 class DataConfig(Config):
     source: Literal["synthetic", "celebamask-hq", "folder"]
     path: str
-    addresses: tuple[Address, ...]
+    addresses: Annotated[tuple[Address, ...], BeforeValidator(_list)]
     sha256: Sha256 | None
     synthetic: SyntheticConfig
     split: SplitConfig
-    known_bad: tuple[str, ...]
+    known_bad: Annotated[tuple[str, ...], BeforeValidator(_quoted)]
 
     @model_validator(mode="after")
     def _fetches_or_reads(self) -> "DataConfig":
@@ -80,6 +93,11 @@ class DataConfig(Config):
             raise ValueError(
                 f"path is {self.path!r} and addresses are {list(self.addresses)}: expected either addresses and path "
                 f"{FETCHED}, to fetch the archive, or no addresses and the path of a local one"
+            )
+        if self.source == "synthetic" and self.path != DRAWN:
+            raise ValueError(
+                f"source is synthetic, which draws faces, but path is {self.path!r}: expected {DRAWN}. To read what is "
+                "there, set data.source to celebamask-hq (an archive in the official layout) or folder"
             )
         if self.addresses and self.source != "celebamask-hq":
             raise ValueError(f"addresses fetch an archive in the official layout, but source is {self.source}")
@@ -393,8 +411,8 @@ def explain(error: ValidationError, where: str) -> str:
             lines.append(f"unknown key {key} = {fault['input']!r}")
         elif fault["type"] == "missing":
             lines.append(f"missing key {key}")
-        elif not key:
-            lines.append(fault["msg"].removeprefix("Value error, "))
+        elif isinstance(fault["input"], dict):  # of a section: the message names the values that do not fit
+            lines.append(": ".join(filter(None, [key, fault["msg"].removeprefix("Value error, ")])))
         else:
             lines.append(f"{key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
     return (

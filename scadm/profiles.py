@@ -67,6 +67,13 @@ def parameters(name: str, conf: Path = CONF) -> Params:
     return validate(_yaml().load(render(name, conf)), f"profile {name}")
 
 
+def missing(params: Path = PARAMS) -> list[tuple[str, str]]:
+    """Key and value of each parameter that names a file or folder which DVC watches, and which is not there."""
+    tree = _yaml().load(params)
+    named = (("data.path", tree["data"]["path"]), ("autoencoder.extra_images", tree["autoencoder"]["extra_images"]))
+    return [(key, path) for key, path in named if not Path(path).exists()]
+
+
 def write(name: str, conf: Path = CONF, params: Path = PARAMS) -> list[Change]:
     """Write a profile to params.yaml; returns what that changes."""
     text = render(name, conf)

@@ -184,6 +184,8 @@ class Stage:
                 lock.acquire()
             _HELD[folder] = lock
         folder.mkdir(exist_ok=True)
+        if kept := sum(not path.name.startswith(".") for path in folder.iterdir()):
+            self.say(f"{kept} file(s) of an earlier, interrupted run are there; what is whole is kept")
         return folder
 
     def publish(self, work: Path, out: str, manifest: Manifest | None) -> None:
@@ -207,7 +209,12 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
     try:
         program(Stage(name))
+    except KeyboardInterrupt:
+        _drop_empty()
+        print(f"\n[{name}] interrupted. What is finished is kept: the same command goes on from there.", flush=True)
+        sys.exit(130)
     except ValueError as error:
+        _drop_empty()
         _fail(name, str(error))
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -217,6 +224,16 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
             f"no space left for {error.filename or 'its files'} ({error.strerror}). Nothing half-written was put in "
             "place. Free some space, then run the same command again. Finished parts, under .work/, are kept.",
         )
+
+
+def _drop_empty() -> None:
+    """Leave no work folder behind in which nothing was made."""
+    for work, lock in list(_HELD.items()):
+        if work.is_dir() and not any(work.iterdir()):
+            work.rmdir()
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+            del _HELD[work]
 
 
 def _fail(name: str, message: str) -> None:

@@ -71,12 +71,15 @@ def test_the_paper_s_configuration() -> None:
             "multipliers has 4 levels, which need latents divisible by 8, but project.resolution 16 gives latents of 4",
         ),
         ({"model__style_encoder__scales": 5}, "scales 5 must not exceed downsamplings 3"),
-        ({"data__sha256": "0" * 64}, "data = .*sha256 is 0+, .* but source is synthetic: expected null"),
+        ({"data__sha256": "0" * 64}, "data: sha256 is 0+, .* but source is synthetic: expected null"),
         (
             {"parser__kind": "facer"},
-            "parser = .*weights is null, expected facer's weights.*celebamask-hq uses https://",
+            "parser: weights is null, expected facer's weights.*celebamask-hq uses https://",
         ),
-        ({"parser__kind": "torchscript"}, "parser = .*weights is null, expected a TorchScript file"),
+        ({"parser__kind": "torchscript"}, "parser: weights is null, expected a TorchScript file"),
+        ({"data__path": "faces.zip"}, "data: source is synthetic, which draws faces, but path is 'faces.zip'"),
+        ({"data__known_bad": [83]}, "data.known_bad = .83.: expected ids in quotes"),
+        ({"data__addresses": "http://a/b.zip"}, "data.addresses = 'http://a/b.zip': expected a list"),
         ({"data__split": {"rule": "fraction", "validation": 0.5, "test": 0.5}}, "validation 0.5 [+] test 0.5"),
     ],
 )

@@ -117,7 +117,9 @@ def test_an_archive_of_one_s_own_may_have_fewer(obtain: Obtain, said: list[str],
 
 
 def test_drawn_faces_have_no_terms(obtain: Obtain, said: list[str], tmp_path: Path) -> None:
-    assert obtain(config(source="synthetic")) == Origin(["archive.zip", "factors.parquet"], None, None)
+    assert obtain(config(source="synthetic", path="scadm/data/synthetic")) == Origin(
+        ["archive.zip", "factors.parquet"], None, None
+    )
     assert not said and len(FaceArchive(tmp_path / "work/archive.zip").ids) == 3
 
 

@@ -199,6 +199,7 @@ def test_inputs_are_manifests_files_and_folders(project: Path) -> None:
         "reports/evaluation.json",
         "reports/metrics.json",
     }
+    set_parameter("data.source", "folder")
     set_parameter("data.path", "faces")
     with pytest.raises(ValueError, match="faces does not exist"):
         _ = Stage("download").inputs
@@ -360,6 +361,26 @@ def test_what_the_user_can_mend_is_one_message(
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown
+
+
+def test_an_interrupted_stage_says_so_and_leaves_what_it_made(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def program(current: Stage) -> None:
+        (current.work_folder() / "part").write_text("made")
+        raise KeyboardInterrupt
+
+    def empty(current: Stage) -> None:
+        current.work_folder()
+        raise KeyboardInterrupt
+
+    for interrupted in (program, empty):
+        with pytest.raises(SystemExit) as ended:
+            stage.run("masks" if interrupted is program else "train", interrupted)
+        assert ended.value.code == 130
+    assert "interrupted. What is finished is kept: the same command goes on" in capsys.readouterr().out
+    kept = {path.name.split("-")[0] for path in (project / ".work").iterdir() if path.is_dir()}
+    assert kept == {"masks"}, "an empty work folder is not left behind"
 
 
 def test_other_errors_are_not_hidden(project: Path) -> None:

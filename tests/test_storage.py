@@ -1,5 +1,6 @@
 """`scadm verify` and `scadm gc`."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DAY = 86_400
 PART = "vq-f4.zip-01234567.part"
 WHOLE = [
-    *("data/raw", "data/onehot", "models/train.json"),
+    *("data/raw", "data/onehot", "weights of models/train.json"),
     *("runs/aaaa/final", "runs/aaaa/checkpoints/step-00000010"),
     *("runs/bbbb/final", "runs/bbbb/checkpoints/step-00000010"),
     *("runs/cccc/checkpoints/step-00000010", "imports/dddd/final", "initial/eeee", "imports/dddd/autoencoder"),
@@ -86,6 +87,26 @@ def test_all_is_whole(project: Path) -> None:
     assert [line.split(maxsplit=1) for line in shown.splitlines()] == [["ok", name] for name in WHOLE]
 
 
+def test_what_is_recorded_but_not_there_is_called_absent(project: Path) -> None:
+    text = (project / "models/train.json").read_bytes()
+    (project / "reports").mkdir()
+    (project / "reports/metrics.json").write_text('{"ssim": 0.75}')
+    outs = [
+        {"path": "models/train.json", "hash": "md5", "md5": hashlib.md5(text).hexdigest()},
+        {"path": "reports/metrics.json", "hash": "md5", "md5": hashlib.md5(b'{"ssim": 0.75}').hexdigest()},
+        {"path": "data/shards", "hash": "md5", "md5": "0.dir"},
+    ]
+    (project / "dvc.lock").write_text(json.dumps({"stages": {"train": {"outs": outs}}}))
+    shutil.rmtree(project / "storage/runs/bbbb/final")
+    code, shown = scadm("verify")
+    absent = [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("absent")]
+    assert code == 0 and len(absent) == 2
+    assert absent[0].startswith("data/shards: dvc.lock lists it")
+    assert absent[1].startswith("weights of models/train.json: they are not in")
+    (project / "reports/metrics.json").write_text('{"ssim": 0.85}')
+    assert "md5" in faults("reports/metrics.json")
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -133,11 +154,11 @@ def test_an_out_made_from_other_data_is_found(project: Path) -> None:
 def test_other_weights_than_were_trained_are_found(project: Path) -> None:
     place = Store(str(project / "storage/runs/bbbb/final"))
     write_checkpoint(place, {"weights": {"w": torch.zeros(100)}}, {"step": 10})
-    assert f"is {digest_of(place)}, expected " in faults("models/train.json")
+    assert f"is {digest_of(place)}, expected " in faults("weights of models/train.json")
     shutil.rmtree(project / "storage/runs/bbbb")
     assert scadm("verify")[0] == 0, "MLflow has them"
     (project / "models/train.json").write_text('{"run_key": "bbbb"}')
-    assert "lacks ['sha256', 'weights']" in faults("models/train.json")
+    assert "lacks ['sha256', 'weights']" in faults("weights of models/train.json")
 
 
 def test_a_lost_file_is_found(project: Path) -> None:

@@ -30,6 +30,10 @@ def profile(
     for change in changes:
         print(f"  {change.key}: {change.before} -> {change.after}")
     print(f"params.yaml is now profile {name} ({len(changes)} values changed). `dvc repro` runs it.")
+    for key, path in profiles.missing():
+        print(
+            f"  But {key} {path} is not there yet: put it there, or name it, as by `dvc exp run -S {key}=/where/it/is`."
+        )
 
 
 _COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "fault": typer.colors.RED}
@@ -127,9 +131,9 @@ def verify() -> None:
 
     faults = 0
     for found in storage.verify(Path.cwd(), load_params(Path("params.yaml")).storage.root):
-        print(
-            f"{'fault' if found.fault else 'ok':<7}{found.name}{': ' + found.fault if found.fault else ''}", flush=True
-        )
+        said = found.fault or found.absent
+        state = "fault" if found.fault else "absent" if found.absent else "ok"
+        print(f"{state:<7}{found.name}{': ' + said if said else ''}", flush=True)
         faults += bool(found.fault)
     if faults:
         print(f"{faults} fault(s).")

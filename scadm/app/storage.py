@@ -1,5 +1,6 @@
 """What a project keeps on disk: is it whole (`scadm verify`), and what of it can go (`scadm gc`)?"""
 
+import hashlib
 import json
 import shutil
 import time
@@ -54,7 +55,9 @@ class Kept:
 class Checked:
     name: str
     fault: str
-    """Empty where it is whole."""
+    """Empty where it is whole, or absent."""
+    absent: str = ""
+    """Where there is nothing to compare: what that means."""
 
 
 def verify(workspace: Path, root: str) -> Iterator[Checked]:
@@ -67,7 +70,7 @@ def verify(workspace: Path, root: str) -> Iterator[Checked]:
     home = find_home(workspace)
     storage = Store(find_storage(root, home))
     if (trained := workspace / "models/train.json").is_file():
-        yield _checked("models/train.json", lambda: _require_trained(trained, storage))
+        yield _weights(trained, storage)
     for run in (storage / "runs").folders():
         steps = (storage / "runs" / run / "checkpoints").folders()
         yield from _verify_checkpoints(storage, [f"runs/{run}/final", *(f"runs/{run}/checkpoints/{s}" for s in steps)])
@@ -84,12 +87,31 @@ def verify(workspace: Path, root: str) -> Iterator[Checked]:
 def _verify_outs(workspace: Path) -> Iterator[Checked]:
     stages = yaml.safe_load((workspace / "dvc.yaml").read_text())["stages"].values()
     read = {dep for stage in stages for dep in stage["deps"]}
-    outs = [out if isinstance(out, str) else next(iter(out)) for stage in stages for out in stage["outs"]]
+    every = (out for stage in stages for out in [*stage["outs"], *stage.get("metrics", [])])
+    outs = [out if isinstance(out, str) else next(iter(out)) for out in every]
+    recorded = _recorded(workspace)
     manifests = [out for out in outs if (workspace / out / FILE_NAME).is_file()]
     for out in outs:
+        if out in recorded and not (workspace / out).exists():
+            yield Checked(out, "", "dvc.lock lists it: `dvc pull` fetches it, or `dvc repro` makes it")
+        elif out in recorded and (workspace / out).is_file():
+            yield _checked(out, lambda out=out: _require_recorded(workspace, out, recorded[out]))
         # Of the folders, those that a stage reads have a manifest: it is how the stage knows that they are whole.
         if out in manifests or (out in read and (workspace / out).is_dir()):
             yield _checked(out, lambda out=out: _require_out(workspace, out, manifests))
+
+
+def _recorded(workspace: Path) -> dict[str, str]:
+    """DVC's md5 of each out, from dvc.lock; of a folder, one that ends in `.dir`."""
+    path = workspace / "dvc.lock"
+    stages = (yaml.safe_load(path.read_text()) or {}).get("stages", {}) if path.is_file() else {}
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
+
+
+def _require_recorded(workspace: Path, out: str, recorded: str) -> None:
+    with (workspace / out).open("rb") as file:
+        found = hashlib.file_digest(file, "md5").hexdigest()
+    require_same(f"the md5 of {out}", found, recorded, "dvc.lock says the latter: run `dvc repro`, or `dvc checkout`.")
 
 
 def _require_out(workspace: Path, out: str, manifests: list[str]) -> None:
@@ -100,6 +122,15 @@ def _require_out(workspace: Path, out: str, manifests: list[str]) -> None:
             now = Manifest.read(workspace / name, verify=False).digest
             remedy = f"{out} was made from other data than is there now: run `dvc repro`."
             require_same(f"the digest of {name}", now, recorded, remedy)
+
+
+def _weights(trained: Path, storage: Store) -> Checked:
+    """The weights that models/train.json names."""
+    found = _checked("weights of models/train.json", lambda: _require_trained(trained, storage))
+    place = storage / json.loads(trained.read_text()).get("weights", "")
+    if not found.fault and place.size(FILE_NAME) is None:
+        return Checked(found.name, "", f"they are not in {place.root}; an evaluation takes them from the MLflow run")
+    return found
 
 
 def _require_trained(path: Path, storage: Store) -> None:

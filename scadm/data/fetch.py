@@ -157,9 +157,11 @@ def fetch(
                 if (match := _PART.fullmatch(left.name.removesuffix(".json"))) and match[1] == wanted.name:
                     left.unlink()
             return Fetched(target, record, new_hash=wanted.sha256 is None and known is None)
+    begun = any((cache / f"{wanted.name}-{_short(address)}.part").is_file() for address in wanted.addresses)
+    again = "What has arrived in part is kept: run the same command again to go on. Or give" if begun else "Give"
     raise ValueError(
-        f"{wanted.name} could not be fetched:\n  " + "\n  ".join(reasons) + "\nWhat has arrived in part is kept: run "
-        "the same command again to go on. Or give other addresses, or fetch the file by other means and name its path."
+        f"{wanted.name} could not be fetched:\n  " + "\n  ".join(reasons) + f"\n{again} other addresses, or fetch the "
+        "file by other means and name its path."
     )
 
 

@@ -70,6 +70,7 @@ def write_page(
             terms=terms,
             survey=survey,
             total=len(table),
+            named={c.name: ", ".join(survey.ids[n] for n in c.examples) for c in survey.classes if c.examples},
             examples={c.name: strip(c.examples, c.name) for c in survey.classes if c.examples},
             suspects=suspects,
             reported=reported,
