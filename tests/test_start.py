@@ -133,14 +133,14 @@ def test_the_flags_are_what_dvc_and_a_shell_read(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(other.model_dump(mode="json")))
     empty = config(model=tiny.with_unet(attention_at=()).model_dump(mode="json"))
     odd = r"""/it's \ a, (folder\') = {of} [mine] $HOME: "x"\\"""
-    changes = [*settings(empty, other), setting("autoencoder.weights", odd), setting("data.path", "/plain/a-b_c.d")]
+    changes = [*settings(empty, other), setting("autoencoder.weights", odd), setting("storage.root", "/plain/a-b_c.d")]
     words = shlex.split(flags(changes))
     assert words[::2] == ["-S"] * len(changes)
     apply_overrides(file, words[1::2])
     found = validate(yaml.safe_load(file.read_text()), "changed")
     assert settings(empty, found) == []
     assert found.model.unet.attention_at == ()
-    assert (found.autoencoder.weights, found.data.path) == (odd, "/plain/a-b_c.d")
+    assert (found.autoencoder.weights, found.storage.root) == (odd, "/plain/a-b_c.d")
 
 
 # --- the job --------------------------------------------------------------------------------------------
