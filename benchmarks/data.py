@@ -381,7 +381,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in found.items():
-        bare = (f"{row['bare']:.3g}", f"{row['stage'] / row['bare']:.2f}") if "bare" in row else ("", "")
+        bare = (f"{row['bare']:.4g}", f"{row['stage'] / row['bare']:.2f}") if "bare" in row else ("", "")
         lines.append(
             f"| {name} | {MEANINGS[name]} | {bare[0]} | {row['plain']:.4g} | {row['stage']:.4g} | "
             f"{bare[1]} | {row['stage'] / row['plain']:.2f} | {row['startup']:.1f} |"

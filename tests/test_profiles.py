@@ -36,6 +36,13 @@ def test_a_profile_changes_values_and_keeps_the_comments() -> None:
     assert not lost
 
 
+def test_a_file_that_a_profile_names_and_that_is_not_there_is_named(tmp_path: Path) -> None:
+    profiles.write("mini", params=tmp_path / "params.yaml")
+    assert profiles.missing(tmp_path / "params.yaml") == [("data.path", "celebamask-hq-mini.zip")]
+    profiles.write("quickstart", params=tmp_path / "params.yaml")
+    assert profiles.missing(tmp_path / "params.yaml") == []
+
+
 def test_write_reports_what_changed(tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     first = profiles.write("quickstart", CONF, params)

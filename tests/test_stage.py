@@ -381,6 +381,8 @@ def test_an_interrupted_stage_says_so_and_leaves_what_it_made(
     assert "interrupted. What is finished is kept: the same command goes on" in capsys.readouterr().out
     kept = {path.name.split("-")[0] for path in (project / ".work").iterdir() if path.is_dir()}
     assert kept == {"masks"}, "an empty work folder is not left behind"
+    Stage("masks").work_folder()
+    assert "[masks] 1 file(s) of an earlier, interrupted run are there" in capsys.readouterr().out
 
 
 def test_other_errors_are_not_hidden(project: Path) -> None:

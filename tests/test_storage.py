@@ -6,11 +6,13 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import torch
 import yaml
+from projects import Project
 from typer.testing import CliRunner
 
 from scadm import profiles
@@ -105,6 +107,16 @@ def test_what_is_recorded_but_not_there_is_called_absent(project: Path) -> None:
     assert absent[1].startswith("weights of models/train.json: they are not in")
     (project / "reports/metrics.json").write_text('{"ssim": 0.85}')
     assert "md5" in faults("reports/metrics.json")
+
+
+@pytest.mark.slow
+def test_reports_are_compared_as_dvc_recorded_them(finished: Project, tmp_path: Path, monkeypatch: Any) -> None:
+    project = finished.copy(tmp_path / "project").folder
+    monkeypatch.chdir(project)
+    code, shown = scadm("verify")
+    assert code == 0 and "ok     reports/figures\n" in shown and "ok     reports/metrics.json\n" in shown
+    (project / "reports/figures/swap.png").unlink()
+    assert "dvc.lock says the latter" in faults("reports/figures")
 
 
 @pytest.mark.parametrize(

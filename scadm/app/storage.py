@@ -94,10 +94,10 @@ def _verify_outs(workspace: Path) -> Iterator[Checked]:
     for out in outs:
         if out in recorded and not (workspace / out).exists():
             yield Checked(out, "", "dvc.lock lists it: `dvc pull` fetches it, or `dvc repro` makes it")
-        elif out in recorded and (workspace / out).is_file():
+        elif out in recorded and out not in manifests:
             yield _checked(out, lambda out=out: _require_recorded(workspace, out, recorded[out]))
         # Of the folders, those that a stage reads have a manifest: it is how the stage knows that they are whole.
-        if out in manifests or (out in read and (workspace / out).is_dir()):
+        elif out in manifests or (out in read and (workspace / out).is_dir()):
             yield _checked(out, lambda out=out: _require_out(workspace, out, manifests))
 
 
@@ -109,9 +109,20 @@ def _recorded(workspace: Path) -> dict[str, str]:
 
 
 def _require_recorded(workspace: Path, out: str, recorded: str) -> None:
-    with (workspace / out).open("rb") as file:
-        found = hashlib.file_digest(file, "md5").hexdigest()
+    """Raise ValueError unless an out without a manifest is what DVC has recorded."""
+    path = workspace / out
+    if path.is_dir():  # as DVC does: of the list of the files, sorted by name
+        files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+        rows = [{"md5": _md5(path / name), "relpath": name} for name in files]
+        found = hashlib.md5(json.dumps(rows, sort_keys=True).encode()).hexdigest() + ".dir"
+    else:
+        found = _md5(path)
     require_same(f"the md5 of {out}", found, recorded, "dvc.lock says the latter: run `dvc repro`, or `dvc checkout`.")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _require_out(workspace: Path, out: str, manifests: list[str]) -> None:
