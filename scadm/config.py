@@ -21,8 +21,9 @@ Address = Annotated[str, Field(pattern=r"^(drive:[\w-]+|[a-z0-9]+://.+)$")]
 """What `scadm.data.fetch` fetches: http(s)://..., drive:ID, or what Arrow opens, such as s3://... and file://..."""
 
 FETCHED = "scadm/data/fetch.py"
-DRAWN = "scadm/data/synthetic"
 """What data.path names where the archive is fetched: DVC watches a path, and this is the code that makes it."""
+DRAWN = "scadm/data/synthetic"
+"""Likewise where the faces are drawn."""
 
 FACER_WEIGHTS = (
     "https://github.com/FacePerceiver/facer/releases/download/models-v1/face_parsing.farl.celebm.main_ema_181500_jit.pt"
