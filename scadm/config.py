@@ -278,6 +278,7 @@ class MonitoringConfig(Config):
     sample_every: PositiveInt
     checkpoint_every: PositiveInt
     keep_checkpoints: PositiveInt
+    failed_checkpoints: PositiveInt
 
 
 class SamplingConfig(Config):
@@ -336,6 +337,7 @@ class RegistryConfig(Config):
 class ClusterConfig(Config):
     address: str | None
     workers: Count
+    min_workers: PositiveInt | None
     use_gpu: bool
     data_workers: PositiveInt
     loader_threads: PositiveInt
@@ -343,6 +345,15 @@ class ClusterConfig(Config):
     compile: bool
     object_store_mb: Annotated[int, Field(ge=80)]
     max_failures: Count
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> "ClusterConfig":
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(
+                f"min_workers is {self.min_workers} and workers is {self.workers}: expected at most as many as "
+                "workers, or null"
+            )
+        return self
 
 
 class StorageConfig(Config):
@@ -352,6 +363,7 @@ class StorageConfig(Config):
 class TrackingConfig(Config):
     uri: str
     experiment: str
+    machine_metrics_s: Count
 
 
 class Params(Config):
@@ -389,16 +401,10 @@ class Params(Config):
                 f"project.resolution divisible by {2**self.model.style_encoder.downsamplings}, "
                 f"it is {self.project.resolution}"
             )
-        per_worker, rest = divmod(self.training.batch_size, max(self.cluster.workers, 1))
-        if rest:
+        if self.cluster.workers > self.training.batch_size:
             raise ValueError(
-                f"training.batch_size {self.training.batch_size} cannot be shared equally by cluster.workers "
-                f"{self.cluster.workers}: choose a multiple"
-            )
-        if per_worker % min(self.training.micro_batch, per_worker):
-            raise ValueError(
-                f"training.micro_batch {self.training.micro_batch} does not divide the {per_worker} images "
-                f"of a step that each worker takes"
+                f"cluster.workers {self.cluster.workers} are more than the {self.training.batch_size} images of "
+                "training.batch_size: some would have nothing to do. Choose at most as many workers"
             )
         return self
 

@@ -55,12 +55,12 @@ def test_the_paper_s_configuration() -> None:
         ({"project__resolution": 60}, "project.resolution = 60: Input should be a multiple of 8"),
         ({"diffusion__no_reference": 1.5}, "diffusion.no_reference = 1.5"),
         (
-            {"training__batch_size": 16, "cluster__workers": 3},
-            "training.batch_size 16 cannot be shared equally by cluster.workers 3",
+            {"training__batch_size": 2, "cluster__workers": 3},
+            "cluster.workers 3 are more than the 2 images of training.batch_size",
         ),
         (
-            {"training__batch_size": 16, "training__micro_batch": 5},
-            "training.micro_batch 5 does not divide the 8 images",
+            {"cluster__min_workers": 4, "cluster__workers": 2},
+            "cluster: min_workers is 4 and workers is 2: expected at most as many",
         ),
         (
             {"model__style_encoder__downsamplings": 4, "project__resolution": 24},

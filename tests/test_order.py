@@ -19,20 +19,21 @@ def test_every_sample_comes_exactly_once_an_epoch(samples: int, seed: int, first
 
 @given(
     samples=st.integers(1, 40),
-    share=st.integers(1, 4),
-    ranks=st.sampled_from([1, 2, 3, 4, 6]),
+    batch=st.integers(1, 50),
+    share=st.integers(1, 9),
     steps=st.integers(1, 12),
     seed=SEEDS,
 )
 @settings(deadline=None)
 def test_steps_run_on_across_epochs_whatever_the_ranks(
-    samples: int, share: int, ranks: int, steps: int, seed: int
+    samples: int, batch: int, share: int, steps: int, seed: int
 ) -> None:
-    batch = 12 * share  # shared equally by each of these numbers of ranks
+    ranks = max(1, batch // share)
     seen: list[int] = []
     for step in range(steps):
         parts = [rank_positions(step, batch, rank, ranks) for rank in range(ranks)]
-        assert {len(part) for part in parts} == {batch // ranks}
+        sizes = {len(part) for part in parts}
+        assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
         together = [position for part in parts for position in part]
         assert together == list(rank_positions(step, batch, 0, 1)), "the global batch is the same for one rank"
         seen += together
@@ -41,7 +42,7 @@ def test_steps_run_on_across_epochs_whatever_the_ranks(
     assert max(drawn.values()) - min(drawn[sample] for sample in range(samples)) <= 1
 
 
-@given(steps=st.integers(1, 10), resumed=st.integers(0, 10), ranks=st.sampled_from([1, 2, 4]))
+@given(steps=st.integers(1, 10), resumed=st.integers(0, 10), ranks=st.integers(1, 8))
 def test_a_resumed_run_sees_what_the_other_would_have_seen(steps: int, resumed: int, ranks: int) -> None:
     def run(first: int, ranks: int) -> list[int]:
         return [
@@ -69,17 +70,14 @@ def test_an_order_is_fixed_for_ever() -> None:
 
 
 @given(share=st.integers(1, 30), size=st.integers(1, 40))
-def test_micro_batches_are_equal_and_complete(share: int, size: int) -> None:
+def test_micro_batches_are_complete_and_of_one_size_but_the_last(share: int, size: int) -> None:
     positions = list(range(100, 100 + share))
-    if share % min(size, share):
-        with pytest.raises(ValueError, match=f"micro batches of {size} do not divide the {share} samples"):
-            micro_batches(positions, size)
-    else:
-        parts = micro_batches(positions, size)
-        assert [position for part in parts for position in part] == positions
-        assert {len(part) for part in parts} == {min(size, share)}
+    parts = micro_batches(positions, size)
+    assert [position for part in parts for position in part] == positions
+    assert {len(part) for part in parts[:-1]} <= {size}
+    assert 1 <= len(parts[-1]) <= size
 
 
-def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="a batch of 8 cannot be shared equally by 3 ranks"):
-        rank_positions(0, 8, 0, 3)
+def test_more_ranks_than_a_batch_has_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="a batch of 8 cannot be shared by 9 ranks"):
+        rank_positions(0, 8, 0, 9)

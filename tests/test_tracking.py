@@ -14,7 +14,7 @@ from scadm.config import TrackingConfig, flatten
 from scadm.store import Store
 from scadm.tracking import RUN_KEY, RunLogger, Tracked, open_run, tracking_uri
 
-SQLITE = TrackingConfig(uri="sqlite", experiment="sca-dm")
+SQLITE = TrackingConfig(uri="sqlite", experiment="sca-dm", machine_metrics_s=0)
 PARAMS: dict[str, Any] = {"training": {"steps": 40, "betas": [0.9, 0.99]}, "seed": 0}
 
 
@@ -41,7 +41,7 @@ def opened(home: Path) -> Callable[..., Tracked]:
 def test_the_store_s_address(tmp_path: Path) -> None:
     assert tracking_uri(SQLITE, tmp_path) == f"sqlite:///{tmp_path}/storage/mlflow.db"
     assert (tmp_path / "storage").is_dir()
-    server = TrackingConfig(uri="http://127.0.0.1:5000", experiment="x")
+    server = TrackingConfig(uri="http://127.0.0.1:5000", experiment="x", machine_metrics_s=0)
     assert tracking_uri(server, tmp_path) == "http://127.0.0.1:5000"
 
 

@@ -88,6 +88,7 @@ TRAINING = TrainingConfig(
 CLUSTER = ClusterConfig(
     address=None,
     workers=1,
+    min_workers=None,
     use_gpu=False,
     data_workers=1,
     loader_threads=1,
@@ -103,6 +104,7 @@ MONITORING = MonitoringConfig(
     sample_every=100,
     checkpoint_every=3,
     keep_checkpoints=2,
+    failed_checkpoints=2,
 )
 
 

@@ -24,17 +24,16 @@ def sample_at(position: int, seed: int, samples: int) -> int:
 
 
 def rank_positions(step: int, batch: int, rank: int, ranks: int) -> range:
-    """Global positions that a rank takes in a step: its part of the `batch` positions from step x batch on."""
-    if batch % ranks:
-        raise ValueError(f"a batch of {batch} cannot be shared equally by {ranks} ranks")
-    share = batch // ranks
-    first = step * batch + rank * share
-    return range(first, first + share)
+    """Global positions that a rank takes in a step: its part of the `batch` positions from step x batch on.
+
+    Any number of ranks up to `batch` will do: where they do not divide it, some take one position more than others.
+    """
+    if ranks > batch:
+        raise ValueError(f"a batch of {batch} cannot be shared by {ranks} ranks: some would have nothing to do")
+    first = step * batch
+    return range(first + rank * batch // ranks, first + (rank + 1) * batch // ranks)
 
 
 def micro_batches(positions: Sequence[int], size: int) -> list[list[int]]:
-    """Cut a rank's positions into forward passes of at most `size` samples, all equal."""
-    if len(positions) % min(size, len(positions)):
-        raise ValueError(f"micro batches of {size} do not divide the {len(positions)} samples of a rank's step")
-    size = min(size, len(positions))
+    """Cut a rank's positions into forward passes of `size` samples, the last one of what is left."""
     return [list(positions[i : i + size]) for i in range(0, len(positions), size)]

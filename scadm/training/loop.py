@@ -150,7 +150,10 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int) 
                 # Dropout is torch's own affair: reseeded, a resumed run draws what the other would have drawn.
                 torch.manual_seed(int(generator(job.seed, DROPOUT, part.positions[0]).integers(2**63)))
                 with autocast():
-                    part_loss = ddp(job.scale.to_model(latent), image, labels, draws).mean() / len(parts)
+                    # DDP takes the mean of the ranks' gradients: with this weight, that of all images of the batch,
+                    # however many of them each rank has.
+                    losses_of_part = ddp(job.scale.to_model(latent), image, labels, draws)
+                    part_loss = losses_of_part.sum() * (worker.ranks / config.batch_size)
                 part_loss.backward()
             loss += part_loss.detach()
         norm = nn.utils.clip_grad_norm_(trainable, config.clip_norm)
