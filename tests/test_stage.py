@@ -405,6 +405,9 @@ EVERYWHERE = {
     "scadm/config.py",  # types of parameters: the values are watched by `params`
     "scadm/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
     "scadm/stage.py",  # where a result is put
+    "scadm/jobs.py",  # likewise, of a job
+    "scadm/results.py",
+    "scadm/sharing.py",  # moves bytes, whose sha256 is checked
     "scadm/progress.py",  # bars
     "scadm/data/fetch.py",  # moves bytes, whose sha256 is checked
     "scadm/data/streams.py",  # likewise
@@ -417,6 +420,9 @@ EVERYWHERE = {
     "scadm/cluster/__init__.py",
     "scadm/cluster/data.py",  # runs the stages' own functions, wherever there is room
     "scadm/cluster/session.py",
+    "scadm/cluster/launch.py",  # a stage as a job: the same program elsewhere
+    "scadm/cluster/follow.py",
+    "scadm/cluster/upload.py",
     "scadm/cluster/train.py",
     "scadm/cluster/board.py",
 }
