@@ -22,6 +22,7 @@ from scadm.config import Params, load_params
 from scadm.data.fetch import locate
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 from scadm.progress import Transfer
+from scadm.stopping import Stopped
 
 _CODE = ("scadm", "pipeline")
 _NAMED = re.compile(r"\$\{([a-z_.]+)\}")
@@ -209,10 +210,10 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
     try:
         program(Stage(name))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _drop_empty()
         print(f"\n[{name}] interrupted. What is finished is kept: the same command goes on from there.", flush=True)
-        sys.exit(130)
+        sys.exit(error.status if isinstance(error, Stopped) else 130)
     except ValueError as error:
         _drop_empty()
         _fail(name, str(error))
