@@ -1,0 +1,111 @@
+"""Processors, memory, disk, network and GPUs of a node, measured while a training runs there.
+
+MLflow's own monitor is not used: it ends for good at the first call that fails, asks the server for the run before
+each measurement, and its end waits for the server. The names are the same, so that MLflow shows them in their place.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from scadm.redaction import brief
+from scadm.tracking.run_logger import RunLogger
+from scadm.tracking.store import Tracked
+
+_GPU_QUERY = ("index", "utilization.gpu", "memory.used", "memory.total", "power.draw")
+_MEBIBYTE, _MEGABYTE = 2**20, 1e6
+_CLOSING = 5.0  # seconds
+
+
+@contextmanager
+def machine_metrics(tracked: Tracked, node: str, every: float) -> Iterator[None]:
+    """Measure this node every so many seconds (0: not at all) into `system/<node>/...`, until the block's end.
+
+    Nothing here raises, and the block's end waits some seconds at most. The step is the time in seconds since 1970, so
+    that a training which was restarted goes on in the same curve.
+    """
+    if every <= 0:
+        yield
+        return
+    over = threading.Event()
+    prefix = f"system/{re.sub(r'[^A-Za-z0-9_.-]', '_', node)}/"
+    # Rank 0's logger says what there is to say about the store.
+    logger = RunLogger(tracked, say=lambda _: None)
+
+    def watch() -> None:
+        machine = _Machine()
+        said = False
+        while not over.wait(every):
+            try:
+                found = machine.measure()
+            except Exception as error:  # whatever this system does not tell: the training matters more
+                if not said:
+                    print(f"warning: node {node} cannot be measured: {brief(error)}. Going on without.", flush=True)
+                said = True
+            else:
+                logger.log(int(time.time()), {prefix + name: value for name, value in found.items()})
+
+    thread = threading.Thread(target=watch, name="machine-metrics", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(_CLOSING)
+        logger.close(_CLOSING)
+
+
+class _Machine:
+    """What is measured as a difference starts with this object."""
+
+    def __init__(self) -> None:
+        psutil.cpu_percent()  # its first answer means nothing
+        self._network = psutil.net_io_counters()
+        self._gpus = shutil.which("nvidia-smi")
+
+    def measure(self) -> dict[str, float]:
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage(os.sep)
+        found = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / _MEGABYTE,
+            "system_memory_usage_percentage": memory.percent,
+            "disk_usage_megabytes": disk.used / _MEGABYTE,
+            "disk_usage_percentage": disk.percent,
+        }
+        if (network := psutil.net_io_counters()) is not None and self._network is not None:
+            found["network_receive_megabytes"] = (network.bytes_recv - self._network.bytes_recv) / _MEGABYTE
+            found["network_transmit_megabytes"] = (network.bytes_sent - self._network.bytes_sent) / _MEGABYTE
+        return found | self._measure_gpus()
+
+    def _measure_gpus(self) -> dict[str, float]:
+        if self._gpus is None:
+            return {}
+        command = [self._gpus, f"--query-gpu={','.join(_GPU_QUERY)}", "--format=csv,noheader,nounits"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+        if done.returncode != 0:  # the program without its driver
+            self._gpus = None
+            return {}
+        return gpu_metrics(done.stdout)
+
+
+def gpu_metrics(table: str) -> dict[str, float]:
+    """From the answer of `nvidia-smi --query-gpu=... --format=csv,...`; what a GPU does not tell is left out."""
+    found: dict[str, float] = {}
+    for line in table.splitlines():
+        index, *values = (value.strip() for value in line.split(","))
+        busy, used, total, watts = (float(value) if re.fullmatch(r"[\d.]+", value) else None for value in values)
+        told = {
+            "utilization_percentage": busy,
+            "memory_usage_megabytes": None if used is None else used * _MEBIBYTE / _MEGABYTE,
+            "memory_usage_percentage": 100 * used / total if used is not None and total else None,
+            "power_usage_watts": watts,
+        }
+        found |= {f"gpu_{index}_{name}": value for name, value in told.items() if value is not None}
+    return found
