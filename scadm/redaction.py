@@ -12,7 +12,7 @@ _VALUE = r"[^\s&;,'\"<>()\[\]{}]+"
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # Whatever follows `Authorization:`, and a bearer's token anywhere.
     (re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token)\s+)?" + _VALUE), rf"\1{HIDDEN}"),
-    (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{HIDDEN}"),
+    (re.compile(r"(?i)\b(bearer\s+)[^\s&;,'\"<>()\[\]{}]{8,}"), rf"\1{HIDDEN}"),
     # scheme://user:password@host. What has no colon is a user or, for abfs://, a container; in a web address it may be
     # a token. A number before a slash is a port: http://host:5000/name@alias holds no password.
     (re.compile(r"([A-Za-z][\w+.-]*://)[^\s/:@'\"\[]*:[^\s/'\"]*@"), rf"\1{HIDDEN}@"),

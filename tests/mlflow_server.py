@@ -39,7 +39,9 @@ class MlflowServer:
                     return
             except OSError:
                 time.sleep(0.2)
-        raise AssertionError(f"no MLflow server within {seconds} s:\n{(self.folder / 'server.log').read_text()[-3000:]}")
+        raise AssertionError(
+            f"no MLflow server within {seconds} s:\n{(self.folder / 'server.log').read_text()[-3000:]}"
+        )
 
     def send(self, number: signal.Signals) -> None:
         """A signal to all of its processes."""

@@ -140,7 +140,12 @@ def test_a_second_repro_runs_nothing(project: Project) -> None:
 
 def test_an_edit_of_evaluation_tracking_or_app_does_not_train_again(project: Project) -> None:
     touched = {}
-    for name in ("scadm/evaluation/figures.py", "scadm/tracking/run_logger.py", "scadm/app/cli.py", "scadm/models/unet.py"):
+    for name in (
+        "scadm/evaluation/figures.py",
+        "scadm/tracking/run_logger.py",
+        "scadm/app/cli.py",
+        "scadm/models/unet.py",
+    ):
         path = project.folder / name
         before = path.read_text()
         path.write_text(before + "\n# an edit\n")

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -40,17 +40,10 @@ def machine_metrics(tracked: Tracked, node: str, every: float) -> Iterator[None]
     logger = RunLogger(tracked, say=lambda _: None)
 
     def watch() -> None:
-        machine = _Machine()
-        said = False
+        machine = _Machine(node)
         while not over.wait(every):
-            try:
-                found = machine.measure()
-            except Exception as error:  # whatever this system does not tell: the training matters more
-                if not said:
-                    print(f"warning: node {node} cannot be measured: {brief(error)}. Going on without.", flush=True)
-                said = True
-            else:
-                logger.log(int(time.time()), {prefix + name: value for name, value in found.items()})
+            found = machine.measure()
+            logger.log(int(time.time()), {prefix + name: value for name, value in found.items()})
 
     thread = threading.Thread(target=watch, name="machine-metrics", daemon=True)
     thread.start()
@@ -65,34 +58,65 @@ def machine_metrics(tracked: Tracked, node: str, every: float) -> Iterator[None]
 class _Machine:
     """What is measured as a difference starts with this object."""
 
-    def __init__(self) -> None:
-        psutil.cpu_percent()  # its first answer means nothing
-        self._network = psutil.net_io_counters()
-        self._gpus = shutil.which("nvidia-smi")
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._parts: dict[str, Callable[[], dict[str, float]]] = {
+            "processors": lambda: {"cpu_utilization_percentage": psutil.cpu_percent()},
+            "memory": _memory,
+            "disk": _disk,
+            "network": self._network,
+            "GPUs": self._gpus,
+        }
+        self._said: set[str] = set()
+        self._program = shutil.which("nvidia-smi")
+        self._counted: tuple[int, int] | None = None
+        self.measure()  # the first answer about processors means nothing
 
     def measure(self) -> dict[str, float]:
-        memory, disk = psutil.virtual_memory(), psutil.disk_usage(os.sep)
-        found = {
-            "cpu_utilization_percentage": psutil.cpu_percent(),
-            "system_memory_usage_megabytes": memory.used / _MEGABYTE,
-            "system_memory_usage_percentage": memory.percent,
-            "disk_usage_megabytes": disk.used / _MEGABYTE,
-            "disk_usage_percentage": disk.percent,
-        }
-        if (network := psutil.net_io_counters()) is not None and self._network is not None:
-            found["network_receive_megabytes"] = (network.bytes_recv - self._network.bytes_recv) / _MEGABYTE
-            found["network_transmit_megabytes"] = (network.bytes_sent - self._network.bytes_sent) / _MEGABYTE
-        return found | self._measure_gpus()
+        found: dict[str, float] = {}
+        for name, part in self._parts.items():
+            try:
+                found |= part()
+            except Exception as error:  # whatever this system does not tell: the training matters more
+                if name not in self._said:
+                    self._said.add(name)
+                    what = f"the {name} of node {self._node} cannot be measured: {brief(error)}"
+                    print(f"warning: {what}. Going on without.", flush=True)
+        return found
 
-    def _measure_gpus(self) -> dict[str, float]:
-        if self._gpus is None:
+    def _network(self) -> dict[str, float]:
+        """Since the run began here."""
+        now = psutil.net_io_counters()
+        if now is None:
             return {}
-        command = [self._gpus, f"--query-gpu={','.join(_GPU_QUERY)}", "--format=csv,noheader,nounits"]
+        first = self._counted = self._counted or (now.bytes_recv, now.bytes_sent)
+        return {
+            "network_receive_megabytes": (now.bytes_recv - first[0]) / _MEGABYTE,
+            "network_transmit_megabytes": (now.bytes_sent - first[1]) / _MEGABYTE,
+        }
+
+    def _gpus(self) -> dict[str, float]:
+        if self._program is None:
+            return {}
+        command = [self._program, f"--query-gpu={','.join(_GPU_QUERY)}", "--format=csv,noheader,nounits"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
         if done.returncode != 0:  # the program without its driver
-            self._gpus = None
+            self._program = None
             return {}
         return gpu_metrics(done.stdout)
+
+
+def _memory() -> dict[str, float]:
+    memory = psutil.virtual_memory()
+    return {
+        "system_memory_usage_megabytes": memory.used / _MEGABYTE,
+        "system_memory_usage_percentage": memory.percent,
+    }
+
+
+def _disk() -> dict[str, float]:
+    disk = psutil.disk_usage(os.sep)
+    return {"disk_usage_megabytes": disk.used / _MEGABYTE, "disk_usage_percentage": disk.percent}
 
 
 def gpu_metrics(table: str) -> dict[str, float]:
