@@ -11,12 +11,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 
 from scadm.redaction import brief
-from scadm.tracking.run_logger import RunLogger
+from scadm.tracking.run_logger import RunLogger, said_here
 from scadm.tracking.store import Tracked
 
 _GPU_QUERY = ("index", "utilization.gpu", "memory.used", "memory.total", "power.draw")
@@ -25,7 +25,9 @@ _CLOSING = 5.0  # seconds
 
 
 @contextmanager
-def machine_metrics(tracked: Tracked, node: str, every: float) -> Iterator[None]:
+def machine_metrics(
+    tracked: Tracked, node: str, every: float, say: Callable[[str], None] = said_here
+) -> Iterator[None]:
     """Measure this node every so many seconds (0: not at all) into `system/<node>/...`, until the block's end.
 
     Nothing here raises, and the block's end waits some seconds at most. The step is the time in seconds since 1970, so
@@ -40,7 +42,7 @@ def machine_metrics(tracked: Tracked, node: str, every: float) -> Iterator[None]
     logger = RunLogger(tracked, say=lambda _: None)
 
     def watch() -> None:
-        machine = _Machine(node)
+        machine = _Machine(node, say)
         while not over.wait(every):
             found = machine.measure()
             logger.log(int(time.time()), {prefix + name: value for name, value in found.items()})
@@ -58,8 +60,8 @@ def machine_metrics(tracked: Tracked, node: str, every: float) -> Iterator[None]
 class _Machine:
     """What is measured as a difference starts with this object."""
 
-    def __init__(self, node: str) -> None:
-        self._node = node
+    def __init__(self, node: str, say: Callable[[str], None]) -> None:
+        self._node, self._say = node, say
         self._parts: dict[str, Callable[[], dict[str, float]]] = {
             "processors": lambda: {"cpu_utilization_percentage": psutil.cpu_percent()},
             "memory": _memory,
@@ -81,7 +83,8 @@ class _Machine:
                 if name not in self._said:
                     self._said.add(name)
                     what = f"the {name} of node {self._node} cannot be measured: {brief(error)}"
-                    print(f"warning: {what}. Going on without.", flush=True)
+                    with suppress(Exception):  # who listens may be gone
+                        self._say(f"warning: {what}. Going on without.")
         return found
 
     def _network(self) -> dict[str, float]:

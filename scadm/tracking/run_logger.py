@@ -63,7 +63,7 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-def _print(text: str) -> None:
+def said_here(text: str) -> None:
     print(text, flush=True)
 
 
@@ -111,7 +111,7 @@ class RunLogger:
     `say` gets what is said, once when calls begin to fail and once when they succeed again.
     """
 
-    def __init__(self, tracked: Tracked, say: Callable[[str], None] = _print, pause: float = _PAUSE) -> None:
+    def __init__(self, tracked: Tracked, say: Callable[[str], None] = said_here, pause: float = _PAUSE) -> None:
         self.tracked = tracked
         self.failures = 0
         """Calls that failed."""
