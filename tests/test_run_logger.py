@@ -17,6 +17,7 @@ from projects import wait_for
 from scadm import tracking
 from scadm.config import TrackingConfig
 from scadm.tracking import RunLogger, Tracked, replay
+from scadm.tracking.store import asking
 
 PICTURE: NDArray[np.uint8] = np.zeros((4, 4, 3), np.uint8)
 NOBODY = Tracked("http://somebody:mysecret@127.0.0.1:9", "nobody")
@@ -89,10 +90,10 @@ def test_a_restarted_training_catches_up_and_goes_on(tracked: Tracked) -> None:
     with RunLogger(tracked) as logger:
         logger.log(2, {"train/loss": 0.5})
     journal = rows(range(1, 4))
-    with RunLogger(tracked) as logger:
+    with RunLogger(tracked) as logger, asking():  # so that the logger has compared nothing yet
         logger.catch_up(journal)
         for row in rows(range(4, 8)):
-            journal.append(row)  # as the loop's own does, before the logger has compared anything
+            journal.append(row)  # as the loop's own does
             logger.log(int(row["step"]), {"train/loss": row["train/loss"]})
     assert history(tracked, "train/loss") == [(step, 1 / step) for step in range(1, 8)]
 
