@@ -11,7 +11,7 @@ from scadm.manifest import sha256
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_JOB_SUBMISSION_ID", "DVC_EXP_NAME", "GIT_DIR", "GIT_WORK_TREE"):
+    for name in ("RAY_JOB_SUBMISSION_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "GIT_DIR", "GIT_WORK_TREE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -36,6 +36,10 @@ def test_the_commit_and_whether_the_tree_differs(tmp_path: Path) -> None:
         "scadm.git_dirty": "false",
         "scadm.dvc_lock": sha256(tmp_path / "dvc.lock"),
     }
+    (tmp_path / "dvc.lock").write_text("stages: {train: {}}\n")  # both are changed by running
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shared.json").write_text("{}")
+    assert lineage.tags(tmp_path, "d1")["scadm.git_dirty"] == "false"
     (tmp_path / "new.txt").write_text("new")
     assert lineage.tags(tmp_path, "d1")["scadm.git_dirty"] == "true"
 
@@ -43,6 +47,8 @@ def test_the_commit_and_whether_the_tree_differs(tmp_path: Path) -> None:
 def test_submission_and_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_SUBMISSION_ID", "raysubmit_1")
     monkeypatch.setenv("DVC_EXP_NAME", "warm-otter")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
     found = lineage.tags(tmp_path, "d1")
+    assert found["scadm.dvc_baseline"] == "0123abc"
     assert found["scadm.ray_submission"] == "raysubmit_1"
     assert found["scadm.dvc_experiment"] == "warm-otter"
