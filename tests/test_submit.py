@@ -6,6 +6,7 @@ One head, started without a home. A project's nodes see its folder, or have but 
 import json
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import boto3
 import pytest
 from mlflow.tracking import MlflowClient
 from moto.server import ThreadedMotoServer
-from projects import Project
+from projects import Project, wait_for
 from ray_nodes import Head, free_port, mlflow_server, ray_head, submit_when_ready
 
 pytestmark = pytest.mark.cluster
@@ -137,6 +138,18 @@ def test_a_training_with_a_common_folder(finished: Project, tmp_path: Path, clus
     assert f"submitting scadm-train-{trained['run_key']}" in said and "copied to" not in said
     assert (project.folder / "storage" / trained["weights"] / "manifest.json").is_file()
     assert (project.folder / "storage/results" / f"train-{trained['run_key']}" / "result.json").is_file()
+
+    # A launcher that is interrupted leaves the job to itself; the next one follows it.
+    project.set({"training.steps": 60})
+    log = tmp_path / "launcher.log"
+    launcher = project.start("scadm", "submit", "train", "--address", cluster.head.address, log=log)
+    wait_for("the training", lambda: "run key" in log.read_text(), 120)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(timeout=60) == 130
+    assert "goes on; the same command follows it again" in log.read_text()
+    said = ended(project, project.run("scadm", "submit", "train", "--address", cluster.head.address, check=False))
+    assert "is at it already; following it" in said and "submitting" not in said
+    assert json.loads((project.folder / "models/train.json").read_text())["run_key"] != trained["run_key"]
 
     doctor = project.run("scadm", "doctor", check=False, RAY_ADDRESS=cluster.head.address).stdout
     assert f"cluster {cluster.head.address}: it takes jobs; 1 node(s), 2 logical CPUs" in doctor
