@@ -7,6 +7,7 @@ assumed, and named.
 
 import argparse
 import math
+import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +35,8 @@ DECODED_PER_CORE = 770.0
 Measured on 300 real faces on 2026-11-23, one AMD EPYC core of a virtual machine: 1.3 ms each.
 """
 SLOW_NETWORK = 100.0  # Gb/s of a node: what an ordinary GPU instance has
+UPDATE_PASSES = 13
+"""Over the float32 parameters at each step, at least: the gradient's norm 1, its clipping 2, AdamW 7, the average 3."""
 BACKWARD = 2 / 3  # of a step's FLOPs; DDP reduces the gradients during the last micro-batch's
 
 
@@ -44,6 +47,8 @@ class Device:
     name: str
     tflops: float
     """Peak of dense bf16."""
+    memory: float
+    """GB/s of its memory."""
     link: float
     """GB/s between the GPUs of a node, in each direction."""
     per_node: int
@@ -53,15 +58,16 @@ class Device:
     """An hour, on demand."""
 
 
-# Peaks and links: NVIDIA's data sheets "H100 Tensor Core GPU" (SXM: 1,979 TFLOP/s with sparsity, half of it dense; NVLink
-# 900 GB/s in both directions), "A100 Tensor Core GPU" (SXM: 312; 600 GB/s), "L4 Tensor Core GPU" (242 with sparsity; no
-# NVLink, PCIe Gen4 x16 64 GB/s in both directions). Networks: the EC2 instance type pages of P5, P4 and G6.
+# Peaks, memories and links: NVIDIA's data sheets "H100 Tensor Core GPU" (SXM: 1,979 TFLOP/s with sparsity, half of it
+# dense; 3.35 TB/s; NVLink 900 GB/s in both directions), "A100 Tensor Core GPU" (SXM, 40 GB: 312; 1,555 GB/s; 600 GB/s),
+# "L4 Tensor Core GPU" (242 with sparsity; 300 GB/s; no NVLink, PCIe Gen4 x16 64 GB/s in both directions).
+# Networks: the EC2 instance type pages of P5, P4 and G6.
 # Prices: EC2 on demand, Linux, us-east-1, an eighth of the instance: p5.48xlarge $55.04 and p4d.24xlarge $21.96 (as
 # announced by AWS in June 2025), g6.48xlarge $13.35 (2024). They were not asked for again: prices move, spot is less.
 DEVICES = (
-    Device("H100 SXM (p5.48xlarge)", tflops=989, link=450, per_node=8, network=3200, dollars=55.04 / 8),
-    Device("A100 SXM (p4d.24xlarge)", tflops=312, link=300, per_node=8, network=400, dollars=21.96 / 8),
-    Device("L4 (g6.48xlarge)", tflops=121, link=32, per_node=8, network=100, dollars=13.35 / 8),
+    Device("H100 SXM (p5.48xlarge)", tflops=989, memory=3350, link=450, per_node=8, network=3200, dollars=55.04 / 8),
+    Device("A100 SXM (p4d.24xlarge)", tflops=312, memory=1555, link=300, per_node=8, network=400, dollars=21.96 / 8),
+    Device("L4 (g6.48xlarge)", tflops=121, memory=300, link=32, per_node=8, network=100, dollars=13.35 / 8),
 )
 
 
@@ -147,13 +153,23 @@ class Plan:
         return max(0.0, self.in_node + self.between_nodes - self.hideable)
 
     @property
+    def update(self) -> float:
+        """Seconds of a step that the optimiser takes on each GPU, which holds all parameters: bound by its memory."""
+        return UPDATE_PASSES * self.work.gradients / (self.device.memory * 1e9)
+
+    @property
+    def step(self) -> float:
+        """Seconds."""
+        return self.compute + self.waited + self.update
+
+    @property
     def share_reducing(self) -> float:
         """Of a step in which gradients travel, computed beside or not."""
-        return (self.in_node + self.between_nodes) / (self.compute + self.waited)
+        return (self.in_node + self.between_nodes) / self.step
 
     @property
     def images_a_second(self) -> float:
-        return self.batch / (self.compute + self.waited)
+        return self.batch / self.step
 
     @property
     def hours(self) -> float:
@@ -167,15 +183,16 @@ class Plan:
     def strains(self) -> dict[str, float]:
         """How near each assumption is to being wrong, by name: above 1 it is."""
         return {
-            "images of a GPU (fewer than a micro-batch)": self.work.micro_batch / self.images_each,
+            "batch": self.work.micro_batch / self.images_each,
             "loader": self.images_a_second / self.busy / (DECODED_PER_CORE * self.work.loader_threads),
-            "all-reduce (not hidden by the backward pass)": (self.in_node + self.between_nodes) / self.hideable,
+            "update": self.update / self.compute,
+            "all-reduce": (self.in_node + self.between_nodes) / self.hideable,
         }
 
     @property
     def breaks_first(self) -> str:
         name, strain = max(self.strains().items(), key=lambda item: item[1])
-        return f"{name}, ×{strain:.1f}" if strain > 1 else f"none; nearest: {name}, ×{strain:.2f}"
+        return f"{name}, {strain:.1f} times" if strain > 1 else f"none ({name}, {strain:.2f})"
 
 
 def _ring(members: int) -> float:
@@ -196,6 +213,7 @@ def _row(plan: Plan, slow: Plan) -> str:
         _number(plan.hours),
         f"{plan.dollars:,.0f}",
         f"{1e3 * plan.compute:.1f}",
+        f"{1e3 * plan.update:.1f}",
         f"{1e3 * plan.in_node:.1f}",
         f"{1e3 * plan.between_nodes:.1f}",
         f"{plan.share_reducing:.0%}",
@@ -206,9 +224,9 @@ def _row(plan: Plan, slow: Plan) -> str:
 
 
 _HEAD = (
-    "| GPUs | batch | images each | images/s | hours | $ | compute, ms | all-reduce in a node, ms | "
+    "| GPUs | batch | images each | images/s | hours | $ | compute, ms | update, ms | all-reduce in a node, ms | "
     "between nodes, ms | reducing | reducing, and hours, at 100 Gb/s | breaks first |\n"
-    "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
+    "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |"
 )
 
 
@@ -224,32 +242,40 @@ def plans(work: Work, device: Device, network: float, utilisation: float) -> lis
 def report(work: Work, utilisation: float = UTILISATION) -> str:
     """The text and tables, as they stand in the README."""
     largest = GPUS[-1] * work.micro_batch
+    idle = GPUS[-1] - work.batch
     parts = [
         f"{work.images / 1e6:.3f} M images ({work.images // work.batch:,} steps of {work.batch}) of "
-        f"{work.flops / 1e12:.3f} TFLOP each (forward and backward, counted) on the assumption that a GPU sustains "
-        f"{utilisation:.0%} of its peak; {work.gradients / 1e9:.2f} GB of float32 gradients are reduced at each step, "
-        f"2 (n - 1) / n times over the slowest link. A core decodes {DECODED_PER_CORE:.0f} samples a second (measured), "
-        f"and each worker has {work.loader_threads} threads for it. *Reducing* is the part of a step in which gradients "
-        "travel; what the last micro-batch's backward pass does not hide is in the hours. *Breaks first* names the "
-        "assumption that is furthest beyond what it can bear, and by which factor: hours are at best those of the "
-        "table where it is more than 1."
+        f"{work.flops / 1e12:.3f} TFLOP each, counted forward and backward, if a GPU sustains {utilisation:.0%} of its "
+        f"peak (assumed). {work.gradients / 1e9:.2f} GB of float32 gradients are reduced at each step: each GPU, and "
+        "each node, sends 2 (n - 1) / n of them over its link. *Reducing* is the part of a step in which gradients "
+        "travel; what the backward pass of the last micro-batch does not hide is in the hours. *Update* is clipping, "
+        f"AdamW and the moving average, {UPDATE_PASSES} passes over all parameters on each GPU.",
+        "*Breaks first* is the assumption that is furthest beyond what it can bear, with the factor; with none, the "
+        f"nearest. *batch*: a GPU has fewer images than a micro-batch of {work.micro_batch}, too few to reach the "
+        "assumed rate. *update*: it takes longer than the images. *all-reduce*: gradients travel for longer than the "
+        "backward pass that could hide them. "
+        f"*loader*: more images than a worker's {work.loader_threads} threads decode, {DECODED_PER_CORE:.0f} a second "
+        "each (measured on one core). Where the factor is above 1, the hours are the least that it can take.",
     ]
     for device in DEVICES:
-        rows = zip(
-            plans(work, device, device.network, utilisation),
-            plans(work, device, min(device.network, SLOW_NETWORK), utilisation),
-            strict=True,
-        )
-        title = f"**{device.name}**, {device.tflops:g} TFLOP/s, ${device.dollars:.2f} an hour, {device.network:g} Gb/s a node"
-        parts.append("\n".join([title, "", _HEAD, *(_row(*row) for row in rows)]))
-    parts.append(
-        f"A batch of {work.batch} occupies {work.batch} GPUs at most, with one image each: of 64, {64 - work.batch} are "
-        f"paid for and idle, and the other {work.batch} compute too little at a time to reach the assumed rate. To use "
-        f"64 GPUs well, each needs a micro-batch of {work.micro_batch}: a batch of {largest}, "
+        fast = plans(work, device, device.network, utilisation)
+        slow = plans(work, device, min(device.network, SLOW_NETWORK), utilisation)
+        rows = [_row(*pair) for pair in zip(fast, slow, strict=True)]
+        title = f"**{device.name}**: {device.tflops:g} TFLOP/s, ${device.dollars:.2f} an hour each; "
+        title += f"{device.link:g} GB/s between the {device.per_node} of a node, {device.network:g} Gb/s a node"
+        parts.append("\n".join([title, "", _HEAD, *rows]))
+    node, most = (Plan(work, DEVICES[0], gpus, work.batch, DEVICES[0].network, utilisation) for gpus in GPUS[1:])
+    parts += [
+        f"So one node is the right size for this batch: {most.gpus} GPUs of {DEVICES[0].name} would be "
+        f"{node.hours / most.hours:.1f} times as fast as {node.gpus}, for {most.dollars / node.dollars:.1f} times the "
+        f"money, if small batches cost nothing. A batch of {work.batch} occupies {work.batch} GPUs at most, with one "
+        f"image each; {idle} of {GPUS[-1]} are paid for and idle.",
+        f"To use {GPUS[-1]} GPUs well, each needs a micro-batch of {work.micro_batch}: a batch of {largest}, "
         f"{work.images // largest:,} steps for the same images. That is another training than the paper's, with a "
         "learning rate and a warm-up to be found, and no promise of the same faces: those rows are what the machines "
-        "could do, not a recipe."
-    )
+        "could do, not a recipe.",
+    ]
+    parts = [part if "|" in part else textwrap.fill(part, 120, break_on_hyphens=False) for part in parts]
     return "\n\n".join(parts)
 
 
@@ -258,6 +284,13 @@ def in_readme(text: str) -> str:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{README} needs the lines {BEGIN!r} and {END!r} once each, in this order.")
     return text.split(BEGIN)[1].split(END)[0].strip()
+
+
+def put(readme: str, text: str) -> str:
+    """`readme` with `text` between its markers. Raises ValueError as `in_readme`."""
+    in_readme(readme)
+    before, after = readme.split(BEGIN)[0], readme.split(END)[1]
+    return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
 def main() -> None:
@@ -270,8 +303,7 @@ def main() -> None:
     text = report(the_paper_s(), chosen.utilisation)
     print(text)
     if chosen.write:
-        readme = README.read_text()
-        README.write_text(readme.replace(in_readme(readme), text))
+        README.write_text(put(README.read_text(), text))
 
 
 if __name__ == "__main__":

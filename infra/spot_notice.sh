@@ -20,7 +20,10 @@ say "watching $metadata"
 until found=$(notice); do sleep "$poll"; done
 
 when=$(sed -nE 's/.*"time"[[:space:]]*:[[:space:]]*"([^"]+)".*/\1/p' <<<"$found")
-end=$(date -d "$when" +%s) || { say "the notice has no time that can be read: $found"; exit 1; }
+if [[ -z $when ]] || ! end=$(date -d "$when" +%s); then # `date -d ''` is midnight, not an error
+    say "the notice has no time that can be read: $found"
+    exit 1
+fi
 say "$found"
 
 # Until the machine goes: the head may be busy, or only just back.
