@@ -421,6 +421,8 @@ def test_ray_starts_a_head_on_demand_and_workers_on_spot() -> None:
     config = prepare_config(load("aws.yaml"))
     hash_runtime_conf(config["file_mounts"], config["cluster_synced_files"], {})  # reads each file that is to be sent
     config = bootstrap_aws(config)
+    # The stand-in takes any other market for spot too.
+    assert config["available_node_types"]["gpu"]["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
     for kind in ("head", "gpu"):
         provider.create_node(config["available_node_types"][kind]["node_config"], {"ray-node-name": kind}, 1)
