@@ -7,6 +7,9 @@ set -euo pipefail
 metadata=${SPOT_METADATA:-http://169.254.169.254} # EC2's metadata service, the same on every instance
 poll=${SPOT_POLL_S:-5}                            # seconds, as EC2 advises
 
+# Without it, `ray drain-node` starts a Ray of its own to ask for a node's id, and drains nothing.
+export RAY_ADDRESS=${RAY_ADDRESS:-auto}
+
 say() { echo "$(date -u +%FT%TZ) spot_notice: $*"; }
 
 # The notice, by the second version of the metadata service; fails (404) while there is none.

@@ -25,6 +25,8 @@ import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
@@ -96,6 +98,8 @@ def test_one_argument_chooses_cuda_or_cpu() -> None:
     dependencies = next(rest for word, rest in stage("ray") if word == "RUN" and "extra-index-url" in rest)
     assert "https://download.pytorch.org/whl/${TORCH}" in dependencies
     assert "+" not in PINNED["torch"], "a local version would fit one of the two images only"
+    plain, cuda = (Version(PINNED["torch"] + suffix) for suffix in ("", "+cu130"))
+    assert plain < cuda and cuda in SpecifierSet(f"=={plain}"), "pip takes the build of the index that was asked for"
     assert [rest for word, rest in instructions() if word == "ARG"] == ["TORCH=cu130"]
 
 
@@ -346,7 +350,9 @@ def test_a_pod_that_goes_tells_ray_in_time(cluster: dict[str, Any]) -> None:
     shell, flag, script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     assert (shell, flag) == ("/bin/bash", "-c")
     drain, _, wait = script.partition(" && ")
-    chosen = drained(shlex.split(drain)[1:])
+    address, ray, *arguments = shlex.split(drain)
+    assert (address, ray) == ("RAY_ADDRESS=auto", "ray"), "without it, Ray starts a node of its own and drains that"
+    chosen = drained(arguments)
     assert chosen["deadline_remaining_seconds"] < pod["terminationGracePeriodSeconds"]
     assert wait == f"sleep {chosen['deadline_remaining_seconds']}"
 
@@ -482,7 +488,9 @@ def watch(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     Metadata.notice, Metadata.asked = None, 0
     server = ThreadingHTTPServer(("127.0.0.1", 0), Metadata)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    (tmp_path / "ray").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > "$0.$$"; mkdir "$0.busy" && exit 1; exit 0\n')
+    (tmp_path / "ray").write_text(
+        '#!/bin/bash\nprintf "%s\\n" "$RAY_ADDRESS" "$@" > "$0.$$"; mkdir "$0.busy" && exit 1; exit 0\n'
+    )
     (tmp_path / "ray").chmod(0o755)
     program = subprocess.Popen(
         ["bash", str(INFRA / "spot_notice.sh")],
@@ -514,7 +522,8 @@ def test_a_notice_drains_the_node_with_the_time_that_is_left(watch: subprocess.P
     calls = [path.read_text().splitlines() for path in tmp_path.glob("ray.[0-9]*")]
     assert len(calls) == 2, "a head that does not answer at once is asked again"
     for call in calls:
-        chosen = drained(call)
+        assert call[0] == "auto", "without an address, Ray starts a node of its own and drains that"
+        chosen = drained(call[1:])
         assert 80 <= chosen["deadline_remaining_seconds"] <= 90
         assert f"{at:%Y-%m-%dT%H:%M:%SZ}" in chosen["reason_message"]
 
