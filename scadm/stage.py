@@ -274,6 +274,7 @@ class Stage:
             for out, its in made.items():
                 place = Store(sharing.copy_place(self.storage_root, its))
                 if not sharing.is_there(place):
+                    self.say(f"copying {out} to {place.root}")
                     sharing.share(self.data / out, place)
         found = results.Result(run_key=self.run_key, submission=jobs.submission() or "", outs=made)
         results.write(self.storage_root, self.name, found)
