@@ -47,9 +47,9 @@ def find_home(workspace: Path) -> Path:
         home = Path(named)
         if not home.is_absolute() or not home.is_dir():
             raise ValueError(
-                f"SCADM_HOME is {named!r}, expected the absolute path of an existing folder. On a cluster each node must "
-                "see it, also one that is reached through a tunnel; where nodes share no folder, set storage.root to an "
-                "address such as s3://bucket/path."
+                f"SCADM_HOME is {named!r}, expected the absolute path of an existing folder. On a cluster each node "
+                "must see it, also of one that is reached through a tunnel; where nodes share no folder, set "
+                "storage.root to an address such as s3://bucket/path."
             )
         return home
     workspace = workspace.resolve()
