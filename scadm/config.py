@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -358,6 +358,16 @@ class ClusterConfig(Config):
 
 class StorageConfig(Config):
     root: str
+
+    @field_validator("root")
+    @classmethod
+    def _is_a_place(cls, root: str) -> str:
+        if "?" in root:  # what lies below would be named behind the query
+            raise ValueError(
+                "expected an address without settings behind a question mark. Of an S3 store that is not Amazon's, say "
+                "where it is by the environment variable AWS_ENDPOINT_URL, here and on all nodes"
+            )
+        return root
 
 
 class TrackingConfig(Config):

@@ -78,6 +78,7 @@ def test_the_paper_s_configuration() -> None:
         ),
         ({"parser__kind": "torchscript"}, "parser: weights is null, expected a TorchScript file"),
         ({"data__path": "faces.zip"}, "data: source is synthetic, which draws faces, but path is 'faces.zip'"),
+        ({"storage__root": "s3://b/c?scheme=http"}, "storage.root = .*without settings behind.*AWS_ENDPOINT_URL"),
         ({"data__known_bad": [83]}, "data.known_bad = .83.: expected ids in quotes"),
         ({"data__addresses": "http://a/b.zip"}, "data.addresses = 'http://a/b.zip': expected a list"),
         ({"data__split": {"rule": "fraction", "validation": 0.5, "test": 0.5}}, "validation 0.5 [+] test 0.5"),
