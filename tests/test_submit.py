@@ -142,7 +142,10 @@ def test_a_training_with_a_common_folder(finished: Project, tmp_path: Path, clus
     # A launcher that is interrupted leaves the job to itself; the next one follows it.
     project.set({"training.steps": 60})
     log = tmp_path / "launcher.log"
-    launcher = project.start("scadm", "submit", "train", "--address", cluster.head.address, log=log)
+    # Whoever runs the tests in the background has them ignore SIGINT.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import scadm.app.cli as c; "
+    command = ("python", "-c", f"{program} c.main()", "submit", "train", "--address", cluster.head.address)
+    launcher = project.start(*command, log=log)
     wait_for("the training", lambda: "run key" in log.read_text(), 120)
     os.killpg(launcher.pid, signal.SIGINT)
     assert launcher.wait(timeout=60) == 130

@@ -14,6 +14,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 _SECONDS_TO_ANSWER = 5
 _PATIENCE = 600.0  # seconds without an answer, after which the launcher stops following
 _EVERY = 1.0
+_TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")  # with levels of their own
 
 UNREACHABLE = (requests.RequestException, aiohttp.ClientError, OSError, RuntimeError)
 """What asking a head that is gone, restarting or behind a broken connection raises."""
@@ -21,7 +22,8 @@ UNREACHABLE = (requests.RequestException, aiohttp.ClientError, OSError, RuntimeE
 
 def client_at(address: str) -> JobSubmissionClient:
     """A client of the jobs of the cluster at http(s)://HOST:PORT. Raises ValueError if none answers there."""
-    logging.getLogger("ray").setLevel(logging.ERROR)  # what it ignores and where it uploads: our own lines say it
+    for name in ("ray", *_TALKATIVE):  # of what it ignores, and when a connection ends: our own lines say it
+        logging.getLogger(name).setLevel(logging.ERROR)
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:  # Ray's client waits for a silent address without end
