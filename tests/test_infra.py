@@ -316,7 +316,7 @@ def test_the_cluster_asks_for_a_token_and_the_readme_makes_it(cluster: dict[str,
     for name in named:
         assert f"create secret generic {name} " in README
     for name in maps:
-        assert f"create configmap {name} --from-file=params.yaml" in README
+        assert f"create configmap {name} --from-file=params.yaml --from-file=shared.json" in README
 
 
 def test_pods_are_not_root_and_mount_what_they_have(cluster: dict[str, Any], job: dict[str, Any]) -> None:
@@ -337,8 +337,8 @@ def test_the_job_runs_the_image_s_project_and_goes_when_done(job: dict[str, Any]
     spec = job["spec"]
     project = next(rest for word, rest in reversed(stage("ray")) if word == "WORKDIR")
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"working_dir": project}
-    (mount,) = spec["submitterPodTemplate"]["spec"]["containers"][0]["volumeMounts"]
-    assert mount["mountPath"] == f"{project}/params.yaml"
+    mounts = spec["submitterPodTemplate"]["spec"]["containers"][0]["volumeMounts"]
+    assert {mount["mountPath"] for mount in mounts} == {f"{project}/params.yaml", f"{project}/shared.json"}
     assert (ROOT / (spec["entrypoint"].removeprefix("python -m ").replace(".", "/") + ".py")).is_file()
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["ttlSecondsAfterFinished"] > 0
