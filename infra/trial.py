@@ -1,0 +1,213 @@
+"""One training on a cluster of two nodes, from an empty folder to what it has left in S3 and in MLflow."""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from infra import environment, findings, project
+from infra.machines import Machine, Network
+from scadm.config import load_params
+
+_BUCKET = "sca-dm"
+_STORAGE = f"s3://{_BUCKET}/storage"
+_WORKERS = 2
+_SHORT_STEPS = 20
+_CPUS = 1  # of a node: two workers of one CPU each do not fit on one
+_OBJECT_STORE = 100 * 1024**2
+_TAIL = 40  # lines of a log that a failure shows
+
+
+class Failed(Exception):
+    """What was expected and not found, with the end of the log that tells why."""
+
+
+def tail(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines()[-_TAIL:] if log.is_file() else []
+    return "".join(f"\n  | {line}" for line in lines)
+
+
+class Trial:
+    def __init__(self, work: Path, *, short: bool, project: Path | None) -> None:
+        self.work, self.short, self.given = work, short, project
+        self.logs, self.folder, self.token = work / "logs", work / "project", work / "token"
+        for folder in (self.logs, self.folder):
+            folder.mkdir()
+        self.token.touch(mode=0o600)
+        self.token.write_text(secrets.token_hex(32))
+        self.since = time.monotonic()
+        self._running: dict[str, tuple[subprocess.Popen, Path]] = {}
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self.since
+
+    def say(self, text: str) -> None:
+        print(f"[{self.elapsed():6.1f} s] {text}", flush=True)
+
+    def private_folders(self) -> list[Path]:
+        """What no node may see: the copy of the project, and every other one that it could be mistaken for."""
+        return [self.folder, *project.folders_of_code_and_data()]
+
+    def run(self, network: Network) -> None:
+        """Raises Failed unless everything holds."""
+        self.say(f"two machines: {network.describe()}")
+        self._prepare()
+        ports = iter(network.ports(20))
+        tracking = self._mlflow(network, next(ports))
+        endpoint = self._s3(network, next(ports))
+        s3 = environment.s3(endpoint)
+        os.environ.update(s3)  # this process looks into the store too
+        boto3.client("s3").create_bucket(Bucket=_BUCKET)
+        self.say(f"an empty bucket {_BUCKET} in an S3 store at {endpoint}, an MLflow server at {tracking}")
+        project.change(self.folder, {"storage.root": _STORAGE, "tracking.uri": tracking, "cluster.workers": _WORKERS})
+        dashboard = self._nodes(network, ports, s3)
+        self._submit(dashboard)
+        self._judge(network, tracking)
+        self.say("everything holds")
+
+    def _prepare(self) -> None:
+        env = os.environ | {"PYTHONPATH": str(self.folder)}
+        log = self.logs / "data.log"
+
+        def command(*words: str) -> None:
+            with log.open("a") as file:
+                done = subprocess.run(words, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=file,
+                                      stderr=file, check=False)  # fmt: skip
+            if done.returncode != 0:
+                raise Failed(f"`{' '.join(words)}` ended with {done.returncode}:{tail(log)}")
+
+        project.copy(self.given or project.ROOT, self.folder)
+        if self.given is not None:
+            project.copy_outs(self.given, self.folder)
+            self.say(f"the project's parameters and data are those of {self.given}")
+            return
+        profile = "smoke" if self.short else "quickstart"
+        command("scadm", "profile", profile)
+        if self.short:
+            project.change(self.folder, {"training.steps": _SHORT_STEPS})
+        command("git", "init", "-q")
+        command("git", "add", "-A")
+        command("git", "commit", "-qm", f"the profile {profile}")
+        self.say(f"making the data of profile {profile} on this machine: `dvc repro latents`")
+        command("dvc", "repro", "latents")
+        self.say("the data is made")
+
+    def _server(self, name: str, command: list[str], url: str) -> None:
+        """Start a server on the hub and wait until it answers."""
+        log = self.logs / f"{name}.log"
+        with log.open("w") as file:
+            process = subprocess.Popen(command, cwd=self.work, stdin=subprocess.DEVNULL, stdout=file,
+                                       stderr=file, start_new_session=True)  # fmt: skip
+        self._running[name] = process, log
+        self._wait(f"{name} answers at {url}", lambda: self._get(url) is not None, 90)
+
+    def _mlflow(self, network: Network, port: int) -> str:
+        store, url = self.work / "mlflow", f"http://{network.hub}:{port}"
+        store.mkdir()
+        command = ["mlflow", "server", "--host", network.hub, "--port", str(port), "--workers", "1",
+                   "--allowed-hosts", f"{network.hub}:{port}", "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
+                   "--artifacts-destination", str(store / "artifacts")]  # fmt: skip
+        self._server("mlflow", command, f"{url}/health")
+        return url
+
+    def _s3(self, network: Network, port: int) -> str:
+        url = f"http://{network.hub}:{port}"
+        command = ["moto_server", "-H", network.hub, "-p", str(port)]
+        self._server("s3", command, f"{url}/moto-api/")
+        return url
+
+    def _nodes(self, network: Network, ports: Any, s3: Mapping[str, str]) -> str:
+        head, second = network.machines
+        gcs, web = next(ports), next(ports)
+        self._node(network, head, ["--head", "--port", str(gcs), "--dashboard-host", head.address,
+                                   "--dashboard-port", str(web), "--include-dashboard", "true"], ports, s3)  # fmt: skip
+        dashboard = f"http://{head.address}:{web}"
+        self._wait("the head's dashboard answers", lambda: self._get(f"{dashboard}/api/version") is not None, 90)
+        self.say(f"{head.name}, the head, is up at {head.address}")
+        self._node(network, second, ["--address", f"{head.address}:{gcs}"], ports, s3)
+        self._wait("two nodes are alive", lambda: len(self._alive(dashboard)) == 2, 90)
+        self.say("two nodes: " + ", ".join(sorted(self._alive(dashboard))))
+        return dashboard
+
+    def _node(self, network: Network, machine: Machine, role: list[str], ports: Any, s3: Mapping[str, str]) -> None:
+        log = self.logs / f"{machine.name}.log"
+        words = ["ray", "start", *role, "--node-ip-address", machine.address, "--num-cpus", str(_CPUS),
+                 "--object-store-memory", str(_OBJECT_STORE), "--temp-dir", str(machine.home / "ray"),
+                 "--disable-usage-stats", "--block"]  # fmt: skip
+        for name in ("node-manager", "object-manager", "runtime-env-agent", "metrics-export",
+                     "dashboard-agent-listen", "dashboard-agent-grpc"):  # fmt: skip
+            words += [f"--{name}-port", str(next(ports))]
+        shutil.copy(self.token, machine.folder / "token")  # its own copy, as on a machine of its own
+        env = environment.clean(machine.home, os.environ) | dict(s3) | environment.token(machine.home / "token")
+        with log.open("w") as file:
+            self._running[machine.name] = network.start(machine, words, env, file), log
+
+    def _alive(self, dashboard: str) -> dict[str, str]:
+        """Host name and address of each living node."""
+        answer = self._get(f"{dashboard}/api/v0/nodes") or b"{}"
+        rows = json.loads(answer).get("data", {}).get("result", {}).get("result", [])
+        return {f"{row['node_name']} {row['node_ip']}": row["node_id"] for row in rows if row["state"] == "ALIVE"}
+
+    def _get(self, url: str) -> bytes | None:
+        """What a server of the trial answers; None while it does not."""
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {self.token.read_text()}"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=5) as answer:
+                return answer.read()
+        except OSError:
+            return None
+
+    def _wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not condition():
+            for name, (process, log) in self._running.items():
+                if process.poll() is not None:
+                    raise Failed(f"{name} has ended with {process.returncode}:{tail(log)}")
+            if time.monotonic() > end:
+                raise Failed(f"within {seconds:g} s it did not come true that {what}:{tail(log)}")
+            time.sleep(0.2)
+
+    def _submit(self, dashboard: str) -> None:
+        log = self.logs / "job.log"
+        words = ["ray", "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "-m",
+                 "pipeline.train"]  # fmt: skip
+        self.say(f"`{' '.join(words)}`")
+        env = os.environ | environment.token(self.token)
+        with log.open("w") as file, subprocess.Popen(
+            words, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            self._running["job"] = process, log
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                file.flush()
+                print(f"  | {line.rstrip()}", flush=True)
+        if process.returncode != 0:
+            raise Failed(f"the job ended with {process.returncode}:{tail(log)}")
+        self.say("the job has succeeded")
+
+    def _judge(self, network: Network, tracking: str) -> None:
+        params = load_params(self.folder / "params.yaml")
+        try:
+            ranks = {machine.name: findings.ranks_of(machine.folder / "ray") for machine in network.machines}
+            findings.require_spread(ranks, _WORKERS)
+            for name, found in ranks.items():
+                self.say(f"{name} had the training worker(s) of rank {', '.join(map(str, sorted(found)))}")
+            run, files = findings.checkpoint(_STORAGE)
+            self.say(f"{run.root}/final is complete, and every file as it was written:")
+            for name, size in files.items():
+                print(f"  {size:12,d}  {name}", flush=True)
+            steps = findings.expected_steps(params.training.steps, params.monitoring)
+            self.say(f"MLflow: {findings.tracked(tracking, run, steps)}")
+        except ValueError as error:
+            raise Failed(f"{error}{tail(self.logs / 'job.log')}") from error
