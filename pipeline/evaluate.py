@@ -18,8 +18,8 @@ from scadm.stage import Stage, run
 
 def main(stage: Stage) -> None:
     params, trained = stage.params, stage.read_json("models/train.json")
-    data, _ = Manifest.read(stage.path("data/shards")), Manifest.read(stage.path("models/parser"))
-    shards, reports = str(stage.path("data/shards")), stage.path("reports")
+    data, _ = stage.manifest("data/shards"), Manifest.read(stage.path("models/parser"))
+    shards, reports = stage.place("data/shards"), stage.path("reports")
     tracked = tracking.Tracked(tracking.tracking_uri(params.tracking, stage.home), trained["mlflow_run"])
     subjects = Subjects(
         weights=tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
@@ -41,6 +41,7 @@ def main(stage: Stage) -> None:
         what="evaluate",
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],
+        spread=stage.spread(stage.work_folder(), ["models/autoencoder", "models/parser"]),
     )
     measured = Measured.gather(found, counts)
     pictures = figures(subjects.synthesiser(), colours, ShardReader(shards, "test"), params.evaluation.figure_rows)

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from scadm.cluster.data import map_tasks
-from scadm.data.latents import ShardMaker, ShardReport, require_ids, shard_tasks, statistics
+from scadm.data.latents import ShardMaker, ShardReport, require_ids, shard_name, shard_tasks, statistics
 from scadm.data.shards import INDEX, Latents, write_index
 from scadm.manifest import FileEntry, Manifest, describe_files
 from scadm.stage import Stage, run
@@ -32,6 +32,8 @@ def main(stage: Stage) -> None:
         what="latents",
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],
+        spread=stage.spread(work, stage.inputs),
+        makes=lambda task: shard_name(**task),
     )
     require_ids(reports, data.splits, work)
     mean, std = statistics([report for report in reports if report.shard.name.startswith("train-")])

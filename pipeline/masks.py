@@ -1,5 +1,7 @@
 """Stage `masks`: the archive's faces at the model's resolution with their one-hot masks, as Parquet parts."""
 
+from pathlib import Path
+
 from scadm import faces
 from scadm.cluster.data import map_tasks
 from scadm.data.archive import FaceArchive
@@ -30,6 +32,8 @@ def main(stage: Stage) -> None:
         what="masks",
         unit="faces",
         weight=lambda task: len(task["ids"]),
+        spread=stage.spread(work, ["data/raw"]),
+        makes=lambda task: Path(task["path"]).name,
     )
     table = FaceTable(work, None)
     require_rows(ids, table.ids, work)

@@ -4,7 +4,7 @@ import json
 
 from scadm import checkpoint, initial, lineage, tracking
 from scadm.cluster.train import run_training
-from scadm.manifest import Manifest, digest, require_same
+from scadm.manifest import digest, require_same
 from scadm.stage import Stage, run
 from scadm.store import Store
 from scadm.training import curves
@@ -20,12 +20,11 @@ def main(stage: Stage) -> None:
             params.training.init_from, tracking_uri=uri, storage_root=stage.storage_root, home=stage.home
         )
         key = digest({"stage": key, "initial": checkpoint.digest_of(Store(first))})[:16]
-    shards, autoencoder = stage.path("data/shards"), stage.path("models/autoencoder")
-    data = Manifest.read(shards)
-    own = Manifest.read(autoencoder).autoencoder
+    shards, autoencoder = stage.place("data/shards"), stage.place("models/autoencoder")
+    data, own = stage.manifest("data/shards"), stage.manifest("models/autoencoder").autoencoder
     require_same("the autoencoder of data/shards", data.autoencoder, own, "Run `dvc repro latents`.")
     place = Store(f"{stage.storage_root}/runs/{key}")
-    job = TrainJob.of(params, data, run=place.root, shards=str(shards), autoencoder=str(autoencoder), initial=first)
+    job = TrainJob.of(params, data, run=place.root, shards=shards, autoencoder=autoencoder, initial=first)
     cost = estimate(params.model, job.latent_channels, job.resolution, params.training)
     stage.say(f"run key {key}, {len(data.splits['train'])} faces")
     stage.say(describe(cost, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
@@ -36,7 +35,7 @@ def main(stage: Stage) -> None:
         name=f"{params.project.data_name}-{job.resolution}-{key[:6]}",
         params=params.model_dump(mode="json"),
         tags=lineage.tags(stage.workspace, data.digest),
-        dataset=(params.project.data_name, str(shards), data.digest),
+        dataset=(params.project.data_name, shards, data.digest),
     )
     final = place / "final"
     with tracking.ending(tracked):

@@ -3,6 +3,10 @@
 `dvc.yaml` is the single source of what a stage depends on; the run key is computed from the same lists that DVC
 watches. A stage works in `<home>/.work/<stage>-<run key>/`, which survives a kill, and its out appears by one
 rename when everything in it has been verified.
+
+In a Ray job, whose working directory is an upload, home and data are folders that all nodes see (SCADM_HOME), or else,
+with a remote storage root, folders of the node: inputs are then fetched from their copies at the storage root, and the
+outs are put there.
 """
 
 import json
@@ -10,7 +14,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,10 +24,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from scadm import jobs, results, sharing
 from scadm.config import Params, load_params
 from scadm.data.fetch import locate
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 from scadm.progress import Transfer
+from scadm.store import Store
 
 _CODE = ("scadm", "pipeline")
 _NAMED = re.compile(r"\$\{([a-z_.]+)\}")
@@ -31,10 +39,10 @@ _EXPERIMENTS = Path(".dvc") / "tmp" / "exps"
 def find_home(workspace: Path) -> Path:
     """The one absolute folder under which runs, tracking and unfinished work are kept.
 
-    It is the project's folder, also for an experiment that DVC runs in a temporary copy of it. In a job of a Ray
-    cluster, whose working directory is an upload, the environment variable SCADM_HOME names it.
+    It is the project's folder, also for an experiment that DVC runs in a temporary copy of it. For an
+    upload the environment variable SCADM_HOME names it.
     """
-    if named := os.environ.get("SCADM_HOME"):
+    if named := os.environ.get(jobs.HOME):
         home = Path(named)
         if not home.is_absolute() or not home.is_dir():
             raise ValueError(f"SCADM_HOME is {named!r}, expected the absolute path of an existing folder.")
@@ -47,16 +55,55 @@ def find_home(workspace: Path) -> Path:
 
 
 def find_data(workspace: Path) -> Path:
-    """The folder that holds the stages' outs: the workspace, or the home where the workspace is an upload."""
-    if (workspace / ".dvc").is_dir():
+    """The folder that holds the stages' outs: the workspace, or what SCADM_DATA or SCADM_HOME names for an upload."""
+    if not jobs.is_upload(workspace):
         return workspace
-    if "SCADM_HOME" not in os.environ:
+    if not os.environ.get(jobs.HOME):
         raise ValueError(
             f"{workspace} is not the project's folder (it has no .dvc), so the data cannot be found. Run this from the "
-            "project's folder; for a Ray job, start the cluster with SCADM_HOME set to the project's absolute path: "
-            "`SCADM_HOME=$PWD ray start --head`."
+            "project's folder; for a Ray job, start the cluster with SCADM_HOME set to the project's absolute path, "
+            "which all its nodes must see: `SCADM_HOME=$PWD ray start --head`. For a cluster without a common folder, "
+            "set storage.root to an address such as s3://bucket/path and run `scadm share` before submitting."
         )
+    if named := os.environ.get(jobs.DATA):
+        if not Path(named).is_absolute() or not Path(named).is_dir():
+            raise ValueError(f"{jobs.DATA} is {named!r}, expected the absolute path of an existing folder.")
+        return Path(named)
     return find_home(workspace)
+
+
+def find_shared(workspace: Path, root: str) -> sharing.Shared | None:
+    """Which copies at the storage root the inputs are, where the workspace is an upload and no folder is common.
+
+    Raises ValueError where the upload does not say so, or says it of other data than its dvc.lock.
+    """
+    if not jobs.is_upload(workspace) or os.environ.get(jobs.HOME) or "://" not in root:
+        return None
+    shared = sharing.Shared.read(workspace)
+    if shared is None:
+        raise ValueError(
+            f"this upload has no {sharing.SHARED}, so the stage does not know its inputs. Run `scadm share` in the "
+            "project's folder before `ray job submit` (`scadm submit` does it itself), or, on a cluster whose nodes "
+            "see a common folder, start it with SCADM_HOME set to the project's absolute path."
+        )
+    if shared.root != root:
+        raise ValueError(
+            f"{sharing.SHARED} is of the storage root {shared.root}, but storage.root is {root}: run `scadm share`."
+        )
+    now = recorded_outs(workspace)
+    if other := [name for name, md5 in shared.recorded.items() if now.get(name, md5) != md5]:
+        raise ValueError(
+            f"{', '.join(other)} changed since `scadm share`: dvc.lock says md5 {now[other[0]]}, {sharing.SHARED} "
+            f"{shared.recorded[other[0]]}. Run `scadm share` again, then submit."
+        )
+    return shared
+
+
+def recorded_outs(workspace: Path) -> dict[str, str]:
+    """DVC's md5 of each out, from dvc.lock; of a folder, one that ends in `.dir`."""
+    path = workspace / "dvc.lock"
+    stages = (yaml.safe_load(path.read_text()) or {}).get("stages", {}) if path.is_file() else {}
+    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
 
 
 def find_storage(root: str, home: Path) -> str:
@@ -76,7 +123,7 @@ def work_lock(folder: Path) -> FileLock:
     return FileLock(folder.with_name(f".{folder.name}.lock"), thread_local=False)
 
 
-def _content(path: Path) -> str:
+def content(path: Path) -> str:
     """Digest of what a dependency holds: an out by its manifest, code and other data by its bytes."""
     if (path / FILE_NAME).is_file():
         return Manifest.read(path, verify=False).digest
@@ -94,16 +141,33 @@ def _select(tree: dict[str, Any], key: str) -> Any:
     return tree
 
 
+def declared(workspace: Path, name: str) -> dict[str, Any]:
+    """What dvc.yaml says of a stage. Raises ValueError if there is none of that name."""
+    stages = yaml.safe_load((workspace / "dvc.yaml").read_text())["stages"]
+    if name not in stages:
+        raise ValueError(f"there is no stage {name!r}, expected one of {', '.join(stages)}")
+    return stages[name]
+
+
 class Stage:
     """One stage of dvc.yaml, in the current folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.workspace = Path.cwd()
-        self.home = find_home(self.workspace)
-        self.data = find_data(self.workspace)
         self.params: Params = load_params(self.workspace / "params.yaml")
-        self._declared = yaml.safe_load((self.workspace / "dvc.yaml").read_text())["stages"][name]
+        self._declared = declared(self.workspace, name)
+        root = self.params.storage.root
+        self.shared = find_shared(self.workspace, root)
+        """Not None on a node that shares no folder with the others."""
+        self.home = find_home(self.workspace) if self.shared is None else sharing.node_home(root)
+
+    @cached_property
+    def data(self) -> Path:
+        """Where inputs and outs lie."""
+        if self.shared is None:
+            return find_data(self.workspace)
+        return self.home / "jobs" / f"{self.name}-{self.run_key}"
 
     @property
     def _deps(self) -> list[str]:
@@ -111,22 +175,44 @@ class Stage:
         tree = self.params.model_dump(mode="json")
         return [_NAMED.sub(lambda found: str(_select(tree, found[1])), dep) for dep in self._declared["deps"]]
 
+    @property
+    def code(self) -> list[str]:
+        """Dependencies that are code."""
+        return [name for name in self._deps if name.split("/")[0] in _CODE]
+
     @cached_property  # archives of gigabytes are read for it
     def inputs(self) -> dict[str, str]:
         """Digest of each dependency that is data, as it is when first asked for."""
-        return {name: _content(self.data / name) for name in self._deps if name.split("/")[0] not in _CODE}
+        names = [name for name in self._deps if name.split("/")[0] not in _CODE]
+        if self.shared is None:
+            return {name: content(self.data / name) for name in names}
+        if missing := [name for name in names if name not in self.shared.outs]:
+            raise ValueError(
+                f"{sharing.SHARED} says nothing of {', '.join(missing)}, which stage {self.name} reads. Run `scadm "
+                f"share {self.name}` in the project's folder, then submit again."
+            )
+        return {name: self.shared.outs[name] for name in names}
+
+    @property
+    def outs(self) -> list[str]:
+        """As DVC lists them, with those that are metrics."""
+        every = [*self._declared["outs"], *self._declared.get("metrics", [])]
+        return [out if isinstance(out, str) else next(iter(out)) for out in every]
+
+    @property
+    def _inputs(self) -> sharing.Inputs:
+        return sharing.Inputs(self.storage_root, str(self.data), self.inputs)
 
     @cached_property
     def run_key(self) -> str:
         """Sixteen hex digits for the parameters, inputs and code that determine this stage's result."""
         tree = self.params.model_dump(mode="json")
-        code = [dep for dep in self._deps if dep.split("/")[0] in _CODE]
         return digest(
             {
                 "stage": self.name,
                 "params": {key: _select(tree, key) for key in self._declared["params"]},
                 "inputs": self.inputs,
-                "code": {dep: _content(self.workspace / dep) for dep in code},
+                "code": {dep: content(self.workspace / dep) for dep in self.code},
             }
         )[:16]
 
@@ -153,8 +239,48 @@ class Stage:
         return found.path
 
     def path(self, name: str) -> Path:
-        """Absolute path of an out or a dependency."""
+        """Absolute path of an out or a dependency, or of a folder above some of them."""
+        if self.shared is not None:
+            self._inputs.fetch(name)
         return self.data / name
+
+    def place(self, name: str) -> str:
+        """Where every worker finds a dependency: its path, or the URI of its copy (`sharing.at_hand`)."""
+        if self.shared is None:
+            return str(self.data / name)
+        return sharing.copy_place(self.storage_root, self.inputs[name])
+
+    def manifest(self, name: str) -> Manifest:
+        """The manifest of a dependency that is read by its `place`; files of a copy are compared when they are read."""
+        if self.shared is None:
+            return Manifest.read(self.data / name)
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / FILE_NAME).write_bytes(Store(self.place(name)).read(FILE_NAME))
+            return Manifest.read(Path(folder), verify=False)
+
+    def spread(self, work: Path, needs: Iterable[str]) -> sharing.Spread | None:
+        """How tasks find the inputs `needs`, and leave their parts, where nodes share no folder; None where they do."""
+        if self.shared is None:
+            return None
+        parts = f"{self.storage_root}/work/{self.name}-{self.run_key}"
+        inputs = sharing.Inputs(self.storage_root, str(self.data), {name: self.inputs[name] for name in needs})
+        return sharing.Spread(inputs, str(work), parts)
+
+    def hand_over(self) -> None:
+        """At the end of a Ray job: have the outs where the launcher finds them, and say so in a result, the last file."""
+        made = {out: content(self.data / out) for out in self.outs}
+        if self.shared is not None:
+            for out, its in made.items():
+                place = Store(sharing.copy_place(self.storage_root, its))
+                if not sharing.is_there(place):
+                    sharing.share(self.data / out, place)
+        found = results.Result(run_key=self.run_key, submission=jobs.submission() or "", outs=made)
+        results.write(self.storage_root, self.name, found)
+        if self.shared is not None:
+            parts = Store(f"{self.storage_root}/work/{self.name}-{self.run_key}")
+            with suppress(OSError):  # there may be none
+                parts.delete()
+            shutil.rmtree(self.data, ignore_errors=True)
 
     def read_json(self, name: str) -> Any:
         """A dependency that is a JSON file."""
@@ -206,9 +332,21 @@ class Stage:
 
 
 def run(name: str, program: Callable[[Stage], None]) -> None:
-    """Run a stage's program. What the user can mend ends in one message on stderr and exit status 1."""
+    """Run a stage's program, here or, where cluster.address names a cluster's jobs, there.
+
+    What the user can mend ends in one message on stderr and exit status 1.
+    """
     try:
-        program(Stage(name))
+        stage = Stage(name)
+        address = jobs.launch_address(stage.params.cluster)
+        if address is not None and name in jobs.LAUNCHED:
+            from scadm.cluster.launch import launch  # which needs Ray, as no other stage does
+
+            launch(stage, address)
+        else:
+            program(stage)
+            if jobs.in_job() and jobs.is_upload(stage.workspace):
+                stage.hand_over()
     except KeyboardInterrupt:
         _drop_empty()
         print(f"\n[{name}] interrupted. What is finished is kept: the same command goes on from there.", flush=True)

@@ -213,13 +213,13 @@ def test_inputs_are_manifests_files_and_folders(project: Path) -> None:
 
 def test_inputs_are_read_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    content = stage._content
+    content = stage.content
 
     def counted(path: Path) -> str:
         read.append(path)
         return content(path)
 
-    monkeypatch.setattr(stage, "_content", counted)
+    monkeypatch.setattr(stage, "content", counted)
     latents = Stage("latents")
     assert latents.work_folder().name == f"latents-{latents.run_key}"
     assert latents.inputs.keys() == {"data/onehot", "models/autoencoder"}

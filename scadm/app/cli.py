@@ -58,6 +58,54 @@ def doctor() -> None:
     print("Ready: `dvc repro` runs the pipeline.")
 
 
+@app.command(epilog="Example: scadm submit train --address http://127.0.0.1:8265")
+def submit(
+    stage: Annotated[str, typer.Argument(help="masks, latents, train or evaluate.", metavar="STAGE")],
+    address: Annotated[
+        str | None, typer.Option(help="http://HOST:8265 of the cluster; else cluster.address, else RAY_ADDRESS.")
+    ] = None,
+) -> None:
+    """Run a stage as a job of a Ray cluster, follow it, and have its outs here. Running again attaches to the job.
+
+    `dvc repro` does the same for these stages where cluster.address is such an address.
+    """
+    import os
+
+    from scadm.cluster.launch import launch
+    from scadm.stage import Stage
+
+    found = Stage(stage)
+    where = address or found.params.cluster.address or os.environ.get("RAY_ADDRESS") or ""
+    if not where.startswith(("http://", "https://")):
+        raise ValueError(
+            f"the address is {where or 'not given'}, expected http://HOST:8265, where the cluster takes jobs: give "
+            "--address, or set cluster.address in params.yaml or RAY_ADDRESS."
+        )
+    launch(found, where)
+
+
+@app.command(epilog="Example: scadm share train && ray job submit --working-dir . -- python -m pipeline.train")
+def share(
+    outs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Outs, such as data/shards, or stages, for what they read; without any, all that there is.",
+            metavar="[OUT|STAGE]...",
+        ),
+    ] = None,
+) -> None:
+    """Put outs to a remote storage root, where jobs of a cluster without a common folder find them.
+
+    Which copies a job's inputs are is said in shared.json, which is uploaded with it. `scadm submit` and `dvc repro` do
+    this themselves.
+    """
+    from scadm.cluster.launch import names_to_share
+    from scadm.cluster.launch import share as put
+    from scadm.stage import Stage
+
+    put(Stage("train"), names_to_share(Path.cwd(), outs or []))
+
+
 @app.command(epilog="Example: scadm profile celebamask-hq && scadm estimate")
 def estimate() -> None:
     """What the training of params.yaml will cost: parameters, FLOPs, memory and time."""

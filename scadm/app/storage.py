@@ -18,7 +18,7 @@ from scadm.data.fetch import Record, drop_part, is_part
 from scadm.data.shard_cache import default_folder
 from scadm.first_stage import load_first_stage
 from scadm.manifest import FILE_NAME, Manifest, require_same, sha256
-from scadm.stage import find_home, find_storage, work_lock
+from scadm.stage import find_home, find_storage, recorded_outs, work_lock
 from scadm.store import Store
 
 Kind = Literal["work", "runs", "imports", "downloads", "shards"]
@@ -89,7 +89,7 @@ def _verify_outs(workspace: Path) -> Iterator[Checked]:
     read = {dep for stage in stages for dep in stage["deps"]}
     every = (out for stage in stages for out in [*stage["outs"], *stage.get("metrics", [])])
     outs = [out if isinstance(out, str) else next(iter(out)) for out in every]
-    recorded = _recorded(workspace)
+    recorded = recorded_outs(workspace)
     manifests = [out for out in outs if (workspace / out / FILE_NAME).is_file()]
     for out in outs:
         if out in recorded and not (workspace / out).exists():
@@ -99,13 +99,6 @@ def _verify_outs(workspace: Path) -> Iterator[Checked]:
         # Of the folders, those that a stage reads have a manifest: it is how the stage knows that they are whole.
         elif out in manifests or (out in read and (workspace / out).is_dir()):
             yield _checked(out, lambda out=out: _require_out(workspace, out, manifests))
-
-
-def _recorded(workspace: Path) -> dict[str, str]:
-    """DVC's md5 of each out, from dvc.lock; of a folder, one that ends in `.dir`."""
-    path = workspace / "dvc.lock"
-    stages = (yaml.safe_load(path.read_text()) or {}).get("stages", {}) if path.is_file() else {}
-    return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", []) if "md5" in out}
 
 
 def _require_recorded(workspace: Path, out: str, recorded: str) -> None:

@@ -16,6 +16,7 @@ from scadm.cluster.session import connect, is_remote, require_reachable
 from scadm.config import ClusterConfig
 from scadm.manifest import DISK_FULL
 from scadm.progress import bar
+from scadm.sharing import Spread, Spreading
 
 Task = dict[str, Any]
 
@@ -48,13 +49,22 @@ def map_tasks(
     what: str,
     unit: str,
     weight: Callable[[Task], int],
+    spread: Spread | None = None,
+    makes: Callable[[Task], str] | None = None,
 ) -> list[Any]:
     """`[function(**task) for task in tasks]` by a fixed pool of actors, each with a `function = make()` of its own.
 
     An actor takes a GPU where `use_gpu` is set. `folder` is where the tasks read or write; a bar counts `weight`
-    units of each. Raises the ValueError that a task or `make` has raised, an OSError where a disk is full, and
-    ValueError where the cluster has nodes that cannot reach `folder`.
+    units of each. Where nodes share no folder, `spread` has the inputs at hand on each, and the file that a task makes
+    in `folder`, which `makes` names, gathered here. Raises the ValueError that a task or `make` has raised, an OSError
+    where a disk is full, and ValueError where the cluster has nodes that cannot reach `folder` or the storage root.
     """
+    places = {"the stage's files in": str(folder)}
+    given_tasks: list[Task] = tasks
+    if spread is not None:
+        places = {"storage.root": spread.inputs.root}
+        make = partial(Spreading, make, spread)
+        given_tasks = [{"part": makes(task) if makes else None, "task": task} for task in tasks]
 
     class Actor:
         def __init__(self) -> None:
@@ -66,10 +76,10 @@ def map_tasks(
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             return _call(self.function, row)
 
-    rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(tasks)]
+    rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(given_tasks)]
     results: dict[int, Any] = {}
     with connect(cluster):
-        require_reachable({"the stage's files in": str(folder)})
+        require_reachable(places)
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings; our bar says what matters
         DataContext.get_current().enable_progress_bars = False
         with warnings.catch_warnings():
@@ -93,4 +103,9 @@ def map_tasks(
     missing = [tasks[i] for i in range(len(tasks)) if i not in results]
     if missing:
         raise ValueError(f"{len(missing)} of {len(tasks)} tasks returned nothing, the first of them {missing[0]}")
-    return [results[i] for i in range(len(tasks))]
+    if spread is None:
+        return [results[i] for i in range(len(tasks))]
+    for i, task in enumerate(given_tasks):
+        if task["part"] is not None:
+            spread.gather(task["part"], results[i][1])
+    return [results[i][0] for i in range(len(tasks))]

@@ -79,8 +79,7 @@ class ShardMaker:
     def __call__(self, split: Split, start: int, stop: int) -> ShardReport:
         """Make the shard of rows start .. stop - 1 of a split, unless an earlier, killed run has finished it."""
         table = self._open(split)
-        name = f"{split}-{start:06d}-{stop - 1:06d}.tar"
-        path = self.work / name
+        path = self.work / shard_name(split, start, stop)
         shard = finished_shard(path, table.ids[start:stop])
         if shard is None:
             write_shard(path, split, self._samples(table, range(start, stop)))
@@ -93,6 +92,11 @@ class ShardMaker:
             square=(by_channel**2).sum(1),
             count=by_channel.shape[1],
         )
+
+
+def shard_name(split: Split, start: int, stop: int) -> str:
+    """File name of the shard of rows start .. stop - 1 of a split."""
+    return f"{split}-{start:06d}-{stop - 1:06d}.tar"
 
 
 def finished_shard(path: Path, ids: Sequence[str]) -> ShardEntry | None:

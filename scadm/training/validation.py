@@ -1,7 +1,6 @@
 """How good the averaged weights are meanwhile: a loss that can be compared between steps and runs, and pictures."""
 
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from scadm.data.shards import ShardReader
 from scadm.first_stage import FirstStage, load_first_stage
 from scadm.models.scadm import SCADM
 from scadm.precision import Autocast
+from scadm.sharing import at_hand
 from scadm.synthesis import Synthesiser
 from scadm.training.job import TrainJob, Worker
 from scadm.training.objective import Draws, TrainingModule, device_batch, fixed_draws
@@ -59,7 +59,7 @@ class Validation:
 
     @cached_property  # rank 0 alone shows grids
     def first_stage(self) -> FirstStage:
-        return load_first_stage(Path(self.job.autoencoder), self.worker.device).model
+        return load_first_stage(at_hand(self.job.autoencoder), self.worker.device).model
 
     def synthesiser(self, average: dict[str, Tensor]) -> Synthesiser:
         self.model.load_state_dict(average)
