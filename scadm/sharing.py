@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
@@ -259,8 +258,11 @@ class Spread:
         """Have the part that was made before, here or elsewhere, if there is one; a damaged one is made again."""
         kept = self._kept(name)
         if kept is not None and kept != self._here(name):
-            with suppress(ValueError):
-                get(Store(self.parts), name, Path(self.work) / name, kept)
+            parts = Store(self.parts)
+            try:
+                get(parts, name, Path(self.work) / name, kept)
+            except ValueError:
+                parts.filesystem.delete_file(f"{parts.path}/{name}.json")
 
     def keep(self, name: str) -> FileEntry:
         """Put a part that was made, or found whole, where every node finds it."""

@@ -267,7 +267,7 @@ class Stage:
         return sharing.Spread(inputs, str(work), parts)
 
     def hand_over(self) -> None:
-        """At the end of a Ray job: have the outs where the launcher finds them, and say so in a result, the last file."""
+        """At the end of a Ray job: have the outs where the launcher finds them, and write a result, last."""
         made = {out: content(self.data / out) for out in self.outs}
         if self.shared is not None:
             for out, its in made.items():

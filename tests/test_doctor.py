@@ -443,9 +443,9 @@ def test_a_cluster_that_does_not_answer(project: Path, silent_port: int, monkeyp
 def test_a_training_that_would_wait_for_ever() -> None:
     on_gpus = params(cluster__use_gpu=True).cluster
     probe._require_resources(on_gpus, {"CPU": 2.0, "GPU": 2.0})
-    with pytest.raises(ValueError, match=r"it has 1 GPUs, cluster.workers 2 needs 2"):
+    with pytest.raises(probe.Lacking, match=r"it has 1 GPUs, cluster.workers 2 needs 2"):
         probe._require_resources(on_gpus, {"CPU": 2.0, "GPU": 1.0})
-    with pytest.raises(ValueError, match=r"it has 1 CPUs, cluster.workers 2 needs 2"):
+    with pytest.raises(probe.Lacking, match=r"it has 1 CPUs, cluster.workers 2 needs 2"):
         probe._require_resources(params().cluster, {"CPU": 1.0})
 
 

@@ -11,7 +11,14 @@ from scadm.manifest import sha256
 
 @pytest.fixture(autouse=True)
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_JOB_SUBMISSION_ID", "DVC_EXP_NAME", "GIT_DIR", "GIT_WORK_TREE"):
+    for name in (
+        "RAY_JOB_CONFIG_JSON_ENV_VAR",
+        "SCADM_GIT_COMMIT",
+        "SCADM_GIT_DIRTY",
+        "DVC_EXP_NAME",
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -41,8 +48,21 @@ def test_the_commit_and_whether_the_tree_differs(tmp_path: Path) -> None:
 
 
 def test_submission_and_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_JOB_SUBMISSION_ID", "raysubmit_1")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
     monkeypatch.setenv("DVC_EXP_NAME", "warm-otter")
     found = lineage.tags(tmp_path, "d1")
     assert found["scadm.ray_submission"] == "raysubmit_1"
     assert found["scadm.dvc_experiment"] == "warm-otter"
+
+
+def test_an_upload_has_the_commit_that_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCADM_GIT_COMMIT", "abc")
+    monkeypatch.setenv("SCADM_GIT_DIRTY", "true")
+    assert lineage.tags(tmp_path, "d1") == {
+        "scadm.data_manifest": "d1",
+        "scadm.git_commit": "abc",
+        "scadm.git_dirty": "true",
+    }
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "commit", "-qm", "first", "--allow-empty")
+    assert lineage.tags(tmp_path, "d1")["scadm.git_commit"] == git(tmp_path, "rev-parse", "HEAD"), "its own counts"

@@ -408,7 +408,7 @@ _SECONDS_FOR_RAY = 60  # a start takes 5 to 10; a cluster's first task also wait
 
 
 def ray(params: Params, seconds: float = _SECONDS_FOR_RAY) -> Iterator[Finding]:
-    from scadm.cluster.probe import probe
+    from scadm.cluster.probe import Lacking, probe
     from scadm.tracking import store_file
 
     home = find_home(Path.cwd())
@@ -419,14 +419,17 @@ def ray(params: Params, seconds: float = _SECONDS_FOR_RAY) -> Iterator[Finding]:
     }
     try:
         yield Finding("ok", "ray", probe(params.cluster, places, seconds))
+    except Lacking as error:
+        text = f"the cluster answers, but {_brief(error)}"
+        yield Finding("fault", "ray", text, f"let nodes join it, or lower cluster.workers: {_set('cluster.workers=1')}")
     except OSError as error:
         if _trains_here(params):
             remedy = "free memory (and /dev/shm, for cluster.object_store_mb) and try again; Ray's logs are in "
             remedy += "/tmp/ray/session_latest/logs"
         else:
-            remedy = "start it (`ray start --head`), correct cluster.address or RAY_ADDRESS, or set the one to null "
-            remedy += "and unset the other for a private Ray; a cluster with a token needs RAY_AUTH_MODE=token and the "
-            remedy += "same token here"
+            remedy = "start it (`ray start --head`), correct cluster.address (http://HOST:8265) or RAY_ADDRESS, or set "
+            remedy += "the one to null and unset the other for a private Ray; a cluster with a token needs "
+            remedy += "RAY_AUTH_MODE=token and the same token here"
         yield Finding("fault", "ray", _brief(error), remedy)
 
 

@@ -10,10 +10,17 @@ from collections.abc import Mapping
 
 import ray
 
+from scadm import jobs
 from scadm.cluster.session import connect, is_remote, require_reachable
 from scadm.config import ClusterConfig
 
 _SECONDS_TO_ANSWER = 5
+_LACKING = 3
+"""Exit status of the attempt where the cluster works, but has too little for the training."""
+
+
+class Lacking(OSError):
+    """The cluster answers, but has not what cluster.workers needs."""
 
 
 def _require_listener(cluster: ClusterConfig) -> None:
@@ -32,8 +39,9 @@ def _require_listener(cluster: ClusterConfig) -> None:
 def probe(cluster: ClusterConfig, places: Mapping[str, str], seconds: float) -> str:
     """What the Ray of `cluster` offers, in words, after a task has run there; a private one is started and ended.
 
-    `places` are addresses by what they are for, which every node must reach. Raises OSError with the reason where
-    that fails or takes longer than `seconds`.
+    `places` are addresses by what they are for, which every node must reach. Where the cluster takes jobs, at an
+    http:// address, it is asked what it has, and runs nothing. Raises OSError with the reason where that fails or takes
+    longer than `seconds`, and Lacking where the cluster has too little.
     """
     if is_remote(cluster):
         _require_listener(cluster)
@@ -53,6 +61,8 @@ def probe(cluster: ClusterConfig, places: Mapping[str, str], seconds: float) -> 
                 raise OSError(f"no task was done within {seconds:g} s") from None
             raise
     lines = (out if process.returncode == 0 else errors).strip().splitlines()
+    if process.returncode == _LACKING:
+        raise Lacking(lines[-1])
     if process.returncode != 0:
         raise OSError(lines[-1] if lines else f"the attempt ended with status {process.returncode} and no message")
     return lines[-1]
@@ -66,16 +76,35 @@ def _version() -> str:
 
 
 def _require_resources(cluster: ClusterConfig, found: Mapping[str, float]) -> None:
-    """Raise ValueError where the training would wait for ever for what the cluster does not have."""
+    """Raise Lacking where the training would wait for what the cluster does not have."""
     for what, wanted in (("CPU", cluster.workers), ("GPU", cluster.workers if cluster.use_gpu else 0)):
         if found.get(what, 0) < wanted:
-            raise ValueError(
+            raise Lacking(
                 f"it has {found.get(what, 0):g} {what}s, cluster.workers {cluster.workers} needs {wanted}: the "
-                "training would wait for ever"
+                "training would wait for ever, unless nodes join"
             )
 
 
+def _ask(cluster: ClusterConfig, address: str) -> str:
+    """What a cluster that takes jobs says of itself."""
+    from scadm.cluster.follow import client_at
+
+    client = client_at(address)
+    # The list of nodes is Ray's state API, for which the jobs' client has the address and the token.
+    answer = client._do_request("GET", "/api/v0/nodes?detail=1&limit=10000")
+    answer.raise_for_status()
+    nodes = [node for node in answer.json()["data"]["result"]["result"] if node["state"] == "ALIVE"]
+    found = {what: sum(node["resources_total"].get(what, 0) for node in nodes) for what in ("CPU", "GPU")}
+    _require_resources(cluster, found)
+    there = client._do_request("GET", "/api/version").json()["ray_version"]
+    other = "" if there == ray.__version__ else f" (here {ray.__version__}: install the same on both)"
+    size = f"{len(nodes)} node(s), {found['CPU']:g} logical CPUs, {found['GPU']:g} GPUs"
+    return f"Ray {there}{other}, cluster {address}: it takes jobs; {size}"
+
+
 def _try(cluster: ClusterConfig, places: Mapping[str, str]) -> str:
+    if (address := jobs.launch_address(cluster)) is not None:
+        return _ask(cluster, address)
     with connect(cluster):
         require_reachable(places)
         found = ray.cluster_resources()
@@ -94,6 +123,9 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     try:
         print(_try(ClusterConfig.model_validate(request["cluster"]), request["places"]), flush=True)
+    except Lacking as error:
+        print(error, file=sys.stderr, flush=True)
+        sys.exit(_LACKING)
     except Exception as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)
