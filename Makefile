@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data env env-dev clean
+.PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data env env-dev two-nodes clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ bench-model: env ## the model against direct baselines at the published size: ab
 
 bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about an hour on two cores
 	python -m benchmarks.quickstart
+
+two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with S3 and MLflow servers: about 12 min; SHORT=1: 3 min
+	python -m infra.two_nodes $(if $(SHORT),--short)
 
 bench-data: env ## data stages and loader against plain loops, after `make run`: about 40 min on two cores, 6 GB of disk
 	python -m benchmarks.data

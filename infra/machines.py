@@ -141,14 +141,16 @@ class Loopback:
     def __init__(self, work: Path) -> None:
         self.hub = "127.0.0.1"
         self.machines = [
-            Machine(f"node{i}", f"127.0.0.{i}", folder, folder)
+            # From 127.0.0.2 on: of a node at 127.0.0.1 Ray says to the others that it is at this machine's outer address.
+            Machine(f"node{i}", f"127.0.0.{1 + i}", folder, folder)
             for i, folder in ((i, work / "machines" / f"node{i}") for i in (1, 2))
         ]
         for machine in self.machines:
             machine.folder.mkdir(parents=True)
 
     def describe(self) -> str:
-        return "two addresses of this machine, 127.0.0.1 and 127.0.0.2, as network namespaces are not allowed here"
+        each = ", ".join(f"{m.name} {m.address}" for m in self.machines)
+        return f"two addresses of this machine ({each}), with its name, processes and files; servers at {self.hub}"
 
     def ports(self, count: int) -> list[int]:
         sockets = [socket.socket() for _ in range(count)]

@@ -68,37 +68,45 @@ class Trial:
         boto3.client("s3").create_bucket(Bucket=_BUCKET)
         self.say(f"an empty bucket {_BUCKET} in an S3 store at {endpoint}, an MLflow server at {tracking}")
         project.change(self.folder, {"storage.root": _STORAGE, "tracking.uri": tracking, "cluster.workers": _WORKERS})
+        self._command("scadm", "share", "train")
+        self.say("what the training reads is in the S3 store: `scadm share train`")
         dashboard = self._nodes(network, ports, s3)
         self._submit(dashboard)
         self._judge(network, tracking)
         self.say("everything holds")
 
     def _prepare(self) -> None:
-        env = os.environ | {"PYTHONPATH": str(self.folder)}
-        log = self.logs / "data.log"
-
-        def command(*words: str) -> None:
-            with log.open("a") as file:
-                done = subprocess.run(words, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=file,
-                                      stderr=file, check=False)  # fmt: skip
-            if done.returncode != 0:
-                raise Failed(f"`{' '.join(words)}` ended with {done.returncode}:{tail(log)}")
-
         project.copy(self.given or project.ROOT, self.folder)
         if self.given is not None:
             project.copy_outs(self.given, self.folder)
             self.say(f"the project's parameters and data are those of {self.given}")
             return
         profile = "smoke" if self.short else "quickstart"
-        command("scadm", "profile", profile)
+        self._command("scadm", "profile", profile)
         if self.short:
             project.change(self.folder, {"training.steps": _SHORT_STEPS})
-        command("git", "init", "-q")
-        command("git", "add", "-A")
-        command("git", "commit", "-qm", f"the profile {profile}")
+        self._command("git", "init", "-q")
+        self._command("git", "add", "-A")
+        self._command("git", "commit", "-qm", f"the profile {profile}")
         self.say(f"making the data of profile {profile} on this machine: `dvc repro latents`")
-        command("dvc", "repro", "latents")
+        self._command("dvc", "repro", "latents")
         self.say("the data is made")
+
+    def _command(self, *words: str) -> None:
+        """Run a command of the project to its end."""
+        log = self.logs / "project.log"
+        with log.open("a") as file:
+            done = subprocess.run(
+                words,
+                cwd=self.folder,
+                env=os.environ | {"PYTHONPATH": str(self.folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise Failed(f"`{' '.join(words)}` ended with {done.returncode}:{tail(log)}")
 
     def _server(self, name: str, command: list[str], url: str) -> None:
         """Start a server on the hub and wait until it answers."""

@@ -12,7 +12,7 @@ every step once.
 
 Where the kernel allows it (root, or namespaces of users), each node is in a network namespace with an address, a host
 name, processes, shared memory and files of its own, and sees neither the project nor the other node's files: what it
-reads comes by the upload or from S3. Elsewhere the nodes are at 127.0.0.1 and 127.0.0.2 and share the machine's files;
+reads comes by the upload or from S3. Elsewhere the nodes are at 127.0.0.2 and 127.0.0.3 and share the machine's files;
 `--loopback` asks for that. Nothing outside this machine is contacted, and nothing stays: processes, namespaces and
 folders end with the script, whether it succeeds, fails, or is stopped by Ctrl-C or SIGTERM. Only after a failure are
 the logs kept, in a folder that the last line names.
