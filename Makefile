@@ -15,7 +15,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data env env-dev two-nodes clean
+.PHONY: help run ui test test-cluster test-unit lint two-nodes bench-model bench-quickstart bench-data env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,12 +28,15 @@ run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then 
 ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/storage/mlflow.db --host 127.0.0.1 --port 5000
 
-test: env-dev ## all tests: about 4 min of set-up once, then about 15 min on two cores
+test: env-dev ## all tests but those of a cluster: about 4 min of set-up once, then about 15 min on two cores
 	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
-	$(PYTEST)
+	$(PYTEST) -m "not cluster"
+
+test-cluster: env-dev ## stages as jobs of a real Ray on this machine: about 8 min on two cores
+	python -m pytest -m cluster
 
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not cluster"
 
 lint: env-dev ## ruff and pyright
 	ruff check . && ruff format --check . && pyright

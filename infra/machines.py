@@ -141,7 +141,7 @@ class Loopback:
     def __init__(self, work: Path) -> None:
         self.hub = "127.0.0.1"
         self.machines = [
-            # From 127.0.0.2 on: of a node at 127.0.0.1 Ray says to the others that it is at this machine's outer address.
+            # From 127.0.0.2 on: to a node at 127.0.0.1 Ray gives the outer address of this machine instead.
             Machine(f"node{i}", f"127.0.0.{1 + i}", folder, folder)
             for i, folder in ((i, work / "machines" / f"node{i}") for i in (1, 2))
         ]

@@ -190,7 +190,9 @@ def verify() -> None:
 
 @app.command(epilog="Example: scadm gc --free work --free runs --older 14")
 def gc(
-    free: Annotated[list[str], typer.Option(help="work, runs, imports, downloads or shards; may be repeated.")] = [],  # noqa: B006
+    free: Annotated[
+        list[str], typer.Option(help="One of the kinds that are listed, such as work or runs; may be repeated.")
+    ] = [],  # noqa: B006
     older: Annotated[float | None, typer.Option(help="Days since it was written to; --free needs it.", min=0)] = None,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Free also trainings and downloads that could be resumed.")

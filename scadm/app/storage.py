@@ -18,10 +18,11 @@ from scadm.data.fetch import Record, drop_part, is_part
 from scadm.data.shard_cache import default_folder
 from scadm.first_stage import load_first_stage
 from scadm.manifest import FILE_NAME, Manifest, require_same, sha256
+from scadm.sharing import node_folder
 from scadm.stage import find_home, find_storage, recorded_outs, work_lock
 from scadm.store import Store
 
-Kind = Literal["work", "runs", "imports", "downloads", "shards"]
+Kind = Literal["work", "runs", "imports", "downloads", "shards", "copies", "results"]
 KINDS: dict[Kind, str] = {
     "work": "unfinished outs of stages that were killed; running the stage again continues from them",
     "runs": "checkpoints of trainings; MLflow has the final weights of its own",
@@ -29,6 +30,8 @@ KINDS: dict[Kind, str] = {
     "that trainings started from",
     "downloads": "fetched archives and weights; they would be fetched again",
     "shards": "this machine's copies of remote shards; they would be fetched again",
+    "copies": "this machine's copies of outs at a remote storage root; they would be fetched again",
+    "results": "what jobs of a cluster said that they have made; a stage run again finds out anew",
 }
 """What is kept -> what it is worth."""
 
@@ -193,10 +196,12 @@ def kept(workspace: Path, params: Params) -> list[Kept]:
         ("imports", home / "storage" / "imports"),
         ("downloads", home / "downloads"),
         ("shards", default_folder()),
+        ("copies", node_folder() / "outs"),
     ]
     root = find_storage(params.storage.root, home)
     if "://" not in root:
         places.append(("runs", Path(root) / "runs"))
+        places.append(("results", Path(root) / "results"))
         places.append(("imports", Path(root) / "initial"))
         if Path(root) / "imports" != home / "storage" / "imports":
             places.append(("imports", Path(root) / "imports"))

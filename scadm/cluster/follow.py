@@ -1,6 +1,7 @@
 """A cluster's jobs, asked over HTTP: connecting, and following one job to its end."""
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ UNREACHABLE = (requests.RequestException, aiohttp.ClientError, OSError, RuntimeE
 
 def client_at(address: str) -> JobSubmissionClient:
     """A client of the jobs of the cluster at http(s)://HOST:PORT. Raises ValueError if none answers there."""
+    logging.getLogger("ray").setLevel(logging.ERROR)  # what it ignores and where it uploads: our own lines say it
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     try:  # Ray's client waits for a silent address without end
