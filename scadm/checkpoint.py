@@ -77,6 +77,11 @@ def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str
     return {group: load(data[f"{group}.safetensors"]) for group in groups}, config
 
 
+def read_config(store: Store) -> dict[str, Any]:
+    """The configuration of a finished checkpoint, without its tensors."""
+    return read_checkpoint(store, [])[1]
+
+
 def verify(store: Store) -> None:
     """Raise ValueError unless every file of a finished checkpoint is what was written."""
     entries = _entries(store)

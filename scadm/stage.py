@@ -29,6 +29,7 @@ from scadm.config import Params, load_params
 from scadm.data.fetch import locate
 from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 from scadm.progress import Transfer
+from scadm.stopping import Stopped
 from scadm.store import Store
 
 _CODE = ("scadm", "pipeline")
@@ -347,10 +348,10 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
             program(stage)
             if jobs.in_job() and jobs.is_upload(stage.workspace):
                 stage.hand_over()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         _drop_empty()
         print(f"\n[{name}] interrupted. What is finished is kept: the same command goes on from there.", flush=True)
-        sys.exit(130)
+        sys.exit(error.status if isinstance(error, Stopped) else 130)
     except ValueError as error:
         _drop_empty()
         _fail(name, str(error))

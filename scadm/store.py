@@ -1,6 +1,10 @@
 """Folders of files, on this machine or at an address."""
 
+from pathlib import Path
+
 from pyarrow import fs
+
+from scadm.manifest import write_atomically
 
 
 class Store:
@@ -13,11 +17,19 @@ class Store:
     def __truediv__(self, name: str) -> "Store":
         return Store(f"{self.root}/{name}")
 
+    @property
+    def local(self) -> bool:
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
             return file.read()
 
     def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all. Raises OSError where the disk is full or the address cannot be reached."""
+        if self.local:
+            write_atomically(Path(self.path) / name, data)
+            return
         self.filesystem.create_dir(self.path, recursive=True)
         with self.filesystem.open_output_stream(f"{self.path}/{name}") as file:
             file.write(data)
@@ -28,9 +40,9 @@ class Store:
         return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.Directory)
 
     def files(self) -> list[str]:
-        """Names of the files inside, sorted."""
-        selector = fs.FileSelector(self.path)
-        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == fs.FileType.File)
+        """Names of the files inside, sorted, without what a killed writer has left unfinished."""
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path))
+        return sorted(i.base_name for i in found if i.type == fs.FileType.File and not i.base_name.startswith("."))
 
     def size(self, name: str) -> int | None:
         info = self.filesystem.get_file_info(f"{self.path}/{name}")
@@ -38,3 +50,6 @@ class Store:
 
     def delete(self) -> None:
         self.filesystem.delete_dir(self.path)
+
+    def delete_file(self, name: str) -> None:
+        self.filesystem.delete_file(f"{self.path}/{name}")

@@ -105,8 +105,11 @@ class Project:
                 command, cwd=self.folder, env=self.env, text=True, stdout=file, stderr=file, start_new_session=True
             )
 
-    def processes(self) -> dict[int, str]:
-        """Every process that descends from this project's commands, whatever became of its parents."""
+    def processes(self, named: str = "") -> dict[int, str]:
+        """Every process that descends from this project's commands, whatever became of its parents.
+
+        Those whose command holds `named`.
+        """
         found = {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -115,7 +118,7 @@ class Project:
                     command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 except OSError:
                     continue  # gone, or another user's
-                if self.mark.encode() in environ and command:
+                if self.mark.encode() in environ and command and named in command:
                     found[int(folder.name)] = command
         return found
 

@@ -49,8 +49,8 @@ def test_half_a_line_at_the_end_is_dropped(tmp_path: Path, cut: int) -> None:
 
 
 def test_a_remote_one_is_written_at_each_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "local", False)  # as an object store, which cannot append
     journal = Journal(Store(str(tmp_path)))
-    journal.local = False  # as on an object store, which cannot append
     journal.add(1, {"loss": 1.0})
     assert not (tmp_path / NAME).exists()
     journal.flush()
@@ -58,3 +58,16 @@ def test_a_remote_one_is_written_at_each_flush(tmp_path: Path, monkeypatch: pyte
     assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
     journal.flush()
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_what_a_full_disk_refuses_is_written_with_what_comes_next(tmp_path: Path) -> None:
+    journal = Journal(Store(str(tmp_path)))
+    journal.add(1, {"loss": 1.0})
+    (tmp_path / NAME).rename(tmp_path / "away")
+    (tmp_path / NAME).mkdir()  # cannot be opened to append
+    journal.add(2, {"loss": 2.0})
+    assert journal.failed == 1
+    (tmp_path / NAME).rmdir()
+    (tmp_path / "away").rename(tmp_path / NAME)
+    journal.add(3, {"loss": 3.0})
+    assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]

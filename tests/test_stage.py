@@ -442,7 +442,11 @@ ALLOWED: dict[str, set[str]] = {
         "scadm/models/autoencoder.py",
         "scadm/training/curves.py",  # tables of what was logged
         "scadm/training/hooks.py",  # signatures
+        "scadm/stopping.py",  # when a run stops, and who may write it
+        "scadm/training/attend.py",
+        "scadm/training/lease.py",
         "scadm/training/journal.py",
+        "scadm/training/saver.py",  # how its state is written: it changes none of it
         "scadm/training/estimate.py",  # what is said before the training starts
         "scadm/initial.py",  # where initial weights are fetched from; their digest is in the run key
         "scadm/registry.py",  # likewise

@@ -14,14 +14,13 @@ import tiny
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from filelock import FileLock
 
 from scadm.checkpoint import complete_steps, is_complete, read_checkpoint
 from scadm.config import ModelConfig
 from scadm.precision import computes_in_bf16, mixed_precision
 from scadm.store import Store
-from scadm.training import loop
 from scadm.training.job import TrainJob, Worker
+from scadm.training.lease import Lease
 from scadm.training.loop import train
 
 ALONE = Worker(0, 1, torch.device("cpu"))
@@ -116,6 +115,34 @@ def test_a_killed_run_with_dropout_ends_with_the_same_weights(folder: Path, tmp_
     assert weights(killed) == weights(job)
 
 
+def test_a_stop_writes_a_checkpoint_of_its_step_first(
+    folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder]
+) -> None:
+    job = tiny.training_job(folder, run=str(tmp_path / "run"))
+    stopped = tiny.Recorder(stop_after=5)
+    train(job, ALONE, stopped)
+    assert stopped.reports == [3, 5] and stopped.steps == 5
+    assert complete_steps(Store(job.run)) == [3, 5] and not is_complete(Store(job.run) / "final")
+    hooks = tiny.Recorder()
+    train(job, ALONE, hooks)
+    assert "resuming from step 5 of 8" in hooks.said[0]
+    assert weights(job) == weights(finished[0])
+
+
+def test_before_a_machine_is_lost_a_checkpoint_is_written(folder: Path, tmp_path: Path) -> None:
+    job = tiny.training_job(folder, run=str(tmp_path / "run"))
+    with pytest.raises(tiny.Killed):
+        train(job, ALONE, tiny.Recorder(losing_after=4, kill_after=5))
+    assert complete_steps(Store(job.run)) == [3, 4]
+
+
+def test_the_best_weights_are_kept(finished: tuple[TrainJob, tiny.Recorder]) -> None:
+    job, _ = finished
+    _, config = read_checkpoint(Store(job.run) / "best", ["weights"])
+    losses = dict(zip((4, 8), metrics(job, "validation/loss"), strict=True))
+    assert losses[config["step"]] == config["validation_loss"] == min(losses.values())
+
+
 def test_a_damaged_checkpoint_is_passed_over(
     folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder]
 ) -> None:
@@ -192,6 +219,17 @@ def test_two_ranks_train_like_one_and_need_neither_ray_nor_mlflow(
         np.testing.assert_allclose(metrics(job, name), metrics(finished[0], name), rtol=2e-3, err_msg=name)
 
 
+def test_ranks_that_cannot_share_a_batch_equally_train_like_one(
+    folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder]
+) -> None:
+    job = tiny.training_job(folder, run=str(tmp_path / "run"))
+    with pytest.raises(tiny.Killed):
+        train(job, ALONE, tiny.Recorder(kill_after=4))
+    mp.spawn(_rank, (3, str(tmp_path / "meeting"), job), nprocs=3)  # 1, 1 and 2 images of each batch of 4
+    for name in ("train/loss", "validation/loss", "train/grad_norm"):
+        np.testing.assert_allclose(metrics(job, name), metrics(finished[0], name), rtol=2e-3, err_msg=name)
+
+
 # --- faults ---------------------------------------------------------------------------------------------
 
 
@@ -200,22 +238,19 @@ def test_a_loss_that_is_not_finite_is_refused_by_step_and_ids(folder: Path, tmp_
         folder, run=str(tmp_path / "run"), training=training(learning_rate=1e30, warmup_steps=0), seed=0
     )
     with pytest.raises(
-        ValueError, match=r"step \d+: loss (nan|inf).*rank 0 were \['0-\d{4}'.*learning_rate"
+        ValueError,
+        match=r"step \d+: the gradient's norm is nan.*loss of sample\(s\) 0-\d{4} \((nan|inf)\).*learning_rate",
     ) as refused:
         train(job, ALONE, tiny.Recorder())
     assert "it is 1e+30" in str(refused.value)
     assert not is_complete(Store(job.run) / "final")
 
 
-def test_one_writer_at_a_time(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_no_longer_the_writer_writes_nothing_and_stops(folder: Path, tmp_path: Path) -> None:
     job = tiny.training_job(folder, run=str(tmp_path / "run"))
-    Path(job.run).mkdir()
-    monkeypatch.setattr(loop, "FileLock", lambda path, timeout: FileLock(path, timeout=0.1))
-    with (
-        FileLock(f"{job.run}/writer.lock"),
-        pytest.raises(ValueError, match=r"another process is training .*run. Wait for it, or end it"),
-    ):
-        train(job, ALONE, tiny.Recorder())
+    with Lease(Store(job.run)), pytest.raises(ValueError, match=r"another launch writes .*run now"):
+        train(replace(job, lease="that of an earlier launch"), ALONE, tiny.Recorder())
+    assert complete_steps(Store(job.run)) == []
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(folder: Path, tmp_path: Path) -> None:

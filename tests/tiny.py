@@ -30,6 +30,7 @@ from scadm.first_stage import LatentScale, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.models.scadm import LATENT_FACTOR, SCADM
 from scadm.synthesis import Synthesiser
+from scadm.training.hooks import Wish
 from scadm.training.job import TrainJob
 
 # More threads do not make networks of this size faster, and the sums that they share out would depend on the machine.
@@ -243,6 +244,7 @@ def training_job(folder: Path, **changes: Any) -> TrainJob:
         compile=False,
         initial=None,
         guidance_null="encoded",
+        lease=None,
     )
     return replace(job, **changes)
 
@@ -256,6 +258,8 @@ class Recorder:
     """Hooks that write down what they are told, and its own progress bar; it can end a run after a number of steps."""
 
     kill_after: int | None = None
+    stop_after: int | None = None
+    losing_after: int | None = None
     said: list[str] = field(default_factory=list)
     steps: int = 0
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
@@ -286,3 +290,11 @@ class Recorder:
 
     def report(self, metrics: dict[str, float]) -> None:
         self.reports.append(int(metrics["step"]))
+
+    def wish(self) -> Wish:
+        if self.steps == self.stop_after:
+            return Wish.STOP
+        return Wish.LOOK if self.steps == self.losing_after else Wish.NOTHING
+
+    def losing_machine(self) -> bool:
+        return True

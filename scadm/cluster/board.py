@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scadm.progress import bar
+from scadm.stopping import Stop
 
 _EVERY = 0.5  # seconds
 
@@ -30,6 +32,14 @@ class Board:
         self.total, self.done, self.text = 0, 0, ""
         self.lines: list[str] = []
         self.reason: str | None = None
+        self.stops = False
+
+    def stop(self) -> None:
+        """The user wants the training to end after a checkpoint."""
+        self.stops = True
+
+    def stopping(self) -> bool:
+        return self.stops
 
     def refuse(self, reason: str) -> None:
         """A rank has met an error that no restart mends; the first one said is kept."""
@@ -67,24 +77,29 @@ class Remote:
 
 
 @contextmanager
-def shown(what: str) -> Iterator[Any]:
-    """A board that is shown on this process's terminal meanwhile."""
-    board = Board.remote()
-    stop = threading.Event()
-    thread = threading.Thread(target=_show, args=(board, what, stop), daemon=True)
+def shown(what: str, stop: Stop) -> Iterator[Any]:
+    """A board that is shown on this process's terminal meanwhile, and that tells the workers when to stop."""
+    # Where the driver is: another node may be lost, and the training goes on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = Board.options(scheduling_strategy=here).remote()
+    ended = threading.Event()
+    thread = threading.Thread(target=_show, args=(board, what, stop, ended), daemon=True)
     thread.start()
     try:
         yield board
     finally:
-        stop.set()
+        ended.set()
         thread.join(timeout=10)
 
 
-def _show(board: Any, what: str, stop: threading.Event) -> None:
-    progress, seen = None, 0
+def _show(board: Any, what: str, stop: Stop, ended: threading.Event) -> None:
+    progress, seen, told = None, 0, False
     while True:
-        last = stop.wait(_EVERY)  # look once more after the end, for what was said last
+        last = ended.wait(_EVERY)  # look once more after the end, for what was said last
         try:
+            if stop.asked.is_set() and not told:
+                board.stop.remote()
+                told = True
             state: State = ray.get(board.read.remote(seen), timeout=5)
         except RayError:
             break

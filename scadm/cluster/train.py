@@ -1,9 +1,11 @@
 """Ray Train around the training loop: it places the workers, restarts them, and connects them by torch.distributed."""
 
 import os
+import threading
+import time
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,22 +21,32 @@ from scadm.checkpoint import is_complete
 from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
+from scadm.stopping import Stop, stopping
 from scadm.store import Store
 from scadm.tracking import RunLogger, Tracked
-from scadm.training.hooks import Progress
+from scadm.training.attend import attend
+from scadm.training.hooks import Progress, Wish
 from scadm.training.job import TrainJob, Worker
+from scadm.training.lease import Lease, Taken
 from scadm.training.loop import train
 from scadm.training.parallel import agreed
+from scadm.training.saver import FINAL
+
+_PATIENCE = 30.0  # seconds
+_ASKS_EVERY = 1.0  # seconds between two questions to the board, or to Ray about its nodes
 
 
-@dataclass(frozen=True)
 class RayHooks:
-    """The loop's hooks inside a Ray Train worker."""
+    """The loop's hooks inside a Ray Train worker.
 
-    board: Any
-    """Handle of the actor that carries words and progress to the driver."""
-    logger: RunLogger | None
-    """On rank 0 only."""
+    `board` is the handle of the actor that carries words and progress to the driver; `logger` is rank 0's.
+    """
+
+    def __init__(self, board: Any, logger: RunLogger | None) -> None:
+        self.board, self.logger = board, logger
+        self._asked: Any = None
+        self._next_question = 0.0
+        self._lost: set[str] = set()
 
     def say(self, text: str) -> None:
         self.board.say.remote(f"[train] {text}")
@@ -55,6 +67,29 @@ class RayHooks:
         # without Ray share, and prunes them, while Ray refuses a run of which an old checkpoint is gone.
         ray.train.report(metrics)
 
+    def wish(self) -> Wish:
+        """Never waits: what was asked of the board after an earlier step is answered after a later one."""
+        now = time.monotonic()
+        if self._asked is None:
+            if now < self._next_question:
+                return Wish.NOTHING
+            self._asked, self._next_question = self.board.stopping.remote(), now + _ASKS_EVERY
+            return Wish.LOOK
+        if not ray.wait([self._asked], timeout=0)[0]:
+            return Wish.NOTHING
+        answer, self._asked = self._asked, None
+        with suppress(RayError):  # the driver is gone, and its board: Ray ends this worker
+            if ray.get(answer):
+                return Wish.STOP
+        return Wish.NOTHING
+
+    def losing_machine(self) -> bool:
+        """By Ray's notice that a node is drained, as before a spot machine is taken back; once for each node."""
+        found = ray.train.get_preemption_info()
+        new = set(found.preempted_node_ids) - self._lost if found is not None else set()
+        self._lost |= new
+        return bool(new)
+
 
 def _worker(config: dict[str, Any]) -> None:
     context, board = ray.train.get_context(), config["board"]
@@ -71,9 +106,6 @@ def _worker(config: dict[str, Any]) -> None:
             with suppress(RayError):  # a board that was lost with its node: Ray's count of restarts ends it then
                 ray.get(board.refuse.remote(str(error)), timeout=_PATIENCE)  # known before Ray restarts anything
         raise
-
-
-_PATIENCE = 30.0  # seconds
 
 
 def _refusal(board: Any) -> str | None:
@@ -97,16 +129,32 @@ def _is_own(error: ValueError) -> bool:
 def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> None:
     """Train `job` on the cluster's workers, or in this process where `workers` is 0.
 
-    Raises ValueError with the worker's own message where the user can mend the fault. A job is done when Ray says so
-    and the final weights are there.
+    Where another process trains it already, that one's end is awaited. Raises ValueError with the worker's own message
+    where the user can mend the fault, and Stopped where the user ended it. A job is done when Ray says so and the
+    final weights are there.
     """
+    run = Store(job.run)
+    while not is_complete(run / FINAL):
+        try:
+            with Lease(run) as lease:
+                return _run(replace(job, lease=lease.token), run, cluster, tracked)
+        except Taken as taken:
+            attend(run, taken.holder, job.training.steps, _say)
+
+
+def _say(text: str) -> None:
+    print(f"[train] {text}", flush=True)
+
+
+def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked) -> None:
     storage, name = os.path.split(job.run)
-    with connect(cluster), shown("training") as board:
+    # Signals after the connection: Ray takes SIGTERM for itself when it is made, and would end this process at once.
+    with connect(cluster), stopping(_say) as stop, shown("training", stop) as board:
         require_reachable({"storage.root": job.run, "tracking.uri": tracked.uri, "the shards in": job.shards})
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"job": job, "tracked": tracked, "board": board},
-            scaling_config=ScalingConfig(num_workers=cluster.workers, use_gpu=cluster.use_gpu),
+            scaling_config=ScalingConfig(num_workers=_workers(cluster), use_gpu=cluster.use_gpu),
             run_config=RunConfig(
                 name=name,
                 storage_path=storage,
@@ -114,15 +162,39 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> Non
             ),
         )
         try:
-            trainer.fit()
+            _fit(trainer, stop)
         except TrainingFailedError as error:
             if (message := _mendable(error)) is not None:
                 raise ValueError(message) from None
             raise
         if (message := _refusal(board)) is not None:
             raise ValueError(message)
-    if not is_complete(Store(job.run) / "final"):
-        raise RuntimeError(f"the training ended, but {job.run}/final is not a finished checkpoint")
+        if not is_complete(run / FINAL):
+            stop.require_end()
+            raise RuntimeError(f"the training ended, but {job.run}/{FINAL} is not a finished checkpoint")
+
+
+def _workers(cluster: ClusterConfig) -> int | tuple[int, int]:
+    fewest = cluster.min_workers or cluster.workers
+    return cluster.workers if fewest == cluster.workers else (fewest, cluster.workers)
+
+
+def _fit(trainer: TorchTrainer, stop: Stop) -> None:
+    """`trainer.fit()`, in a thread: in the main one it would take SIGINT for itself, and write no checkpoint first."""
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="fit", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)  # in pieces, so that a signal is heard
+    if failures:
+        raise failures[0]
 
 
 def _mendable(error: TrainingFailedError) -> str | None:

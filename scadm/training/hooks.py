@@ -1,5 +1,6 @@
-"""What a run tells the outside; who listens is not the loop's affair."""
+"""What a run tells the outside, and what the outside wishes; who that is, is not the loop's affair."""
 
+from enum import IntEnum
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +15,18 @@ class Progress(Protocol):
     def close(self) -> None: ...
 
 
+class Wish(IntEnum):
+    """What rank 0 has heard from outside; all ranks then do the same at the same step."""
+
+    NOTHING = 0
+    LOOK = 1
+    """Ask whether a machine is about to be lost."""
+    STOP = 2
+    """Write a checkpoint, and end."""
+
+
 class Hooks(Protocol):
-    """What a run tells the outside. Only `report` is called on every rank, at the same steps."""
+    """What a run tells the outside. Only `report` and `losing_machine` are called on every rank, at the same steps."""
 
     def say(self, text: str) -> None: ...
 
@@ -26,3 +37,11 @@ class Hooks(Protocol):
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None: ...
 
     def report(self, metrics: dict[str, float]) -> None: ...
+
+    def wish(self) -> Wish:
+        """Asked on rank 0 after each step."""
+        ...
+
+    def losing_machine(self) -> bool:
+        """Whether one is about to be lost, and a checkpoint should be written first; once for each."""
+        ...

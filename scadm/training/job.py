@@ -37,6 +37,8 @@ class TrainJob:
     initial: str | None
     """Path or URI of the checkpoint whose weights it starts from."""
     guidance_null: GuidanceNull
+    lease: str | None
+    """Token of the launch that may write the run; None where nobody else can."""
 
     @classmethod
     def of(
@@ -79,6 +81,7 @@ class TrainJob:
             compile=params.cluster.compile,
             initial=initial,
             guidance_null=null,
+            lease=None,
         )
 
     def checkpoint_config(self, step: int) -> dict[str, Any]:

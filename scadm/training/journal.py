@@ -3,25 +3,37 @@
 import json
 import os
 
-from pyarrow import fs
-
 from scadm.store import Store
 
 NAME = "metrics.jsonl"
 
+Row = dict[str, float]
+"""`step`, and metrics by name."""
+
+
+def read(run: Store) -> list[Row]:
+    """All whole rows of a run's journal; none if it has none."""
+    if not run.size(NAME):
+        return []
+    return [json.loads(line) for line in run.read(NAME).rpartition(b"\n")[0].splitlines()]
+
 
 class Journal:
-    """Appends at once to a local run folder; a remote one is written at each `flush`, that is, at each checkpoint."""
+    """Appends at once to a local run folder; a remote one is written at each `flush`, that is, at each checkpoint.
+
+    What cannot be written is kept, and written with what comes next.
+    """
 
     def __init__(self, run: Store) -> None:
         self.run = run
-        self.local = isinstance(run.filesystem, fs.LocalFileSystem)
-        self.rows: list[dict[str, float]] = []
-        if run.size(NAME):
-            whole, newline, rest = run.read(NAME).rpartition(b"\n")
-            if rest and self.local:  # a killed writer left half a line, which the next one must not be joined to
-                os.truncate(f"{run.path}/{NAME}", len(whole + newline))
-            self.rows = [json.loads(line) for line in whole.splitlines()]
+        if run.local and (size := run.size(NAME)):
+            # A killed writer may have left half a line, which the next one must not be joined to.
+            whole = run.read(NAME).rpartition(b"\n")[0]
+            if size > (end := len(whole) + bool(whole)):
+                os.truncate(f"{run.path}/{NAME}", end)
+        self.rows = read(run)
+        self.failed = 0
+        self._written = len(self.rows)
         self._logged = {name: int(row["step"]) for row in self.rows for name in row if name != "step"}
 
     def add(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
@@ -30,12 +42,36 @@ class Journal:
         if new:
             self._logged.update(dict.fromkeys(new, step))
             self.rows.append({"step": step, **new})
-            if self.local:
-                self.run.filesystem.create_dir(self.run.path, recursive=True)
-                with self.run.filesystem.open_append_stream(f"{self.run.path}/{NAME}") as file:
-                    file.write(json.dumps(self.rows[-1]).encode() + b"\n")
+            if self.run.local:
+                self._append()
         return new
 
+    def _append(self) -> None:
+        rows = self.rows[self._written :]
+        path = f"{self.run.path}/{NAME}"
+        try:
+            self.run.filesystem.create_dir(self.run.path, recursive=True)
+            before = os.path.getsize(path) if os.path.exists(path) else 0  # noqa: PTH202, PTH110
+            try:
+                with open(path, "ab") as file:  # noqa: PTH123
+                    file.write(_lines(rows))
+            except OSError:
+                os.truncate(path, before)
+                raise
+        except OSError:  # a full disk: the training goes on
+            self.failed += 1
+            return
+        self._written = len(self.rows)
+
     def flush(self) -> None:
-        if not self.local:
-            self.run.write(NAME, "".join(json.dumps(row) + "\n" for row in self.rows).encode())
+        """Write what is not yet there. Raises OSError where that fails."""
+        if self.run.local:
+            if self._written < len(self.rows):
+                self._append()
+        elif self._written < (count := len(self.rows)):
+            self.run.write(NAME, _lines(self.rows[:count]))
+            self._written = count
+
+
+def _lines(rows: list[Row]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
