@@ -1,13 +1,15 @@
 """What a training has left: in S3, in MLflow, and in the nodes' logs. Each raises ValueError unless all is well."""
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from scadm.checkpoint import is_complete, verify
+from scadm import results, sharing
+from scadm.checkpoint import digest_of, is_complete, verify
 from scadm.config import MonitoringConfig
 from scadm.store import Store
 from scadm.training import journal
@@ -48,6 +50,24 @@ def checkpoint(root: str) -> tuple[Store, dict[str, int]]:
         raise ValueError(f"{final.root} is not a complete checkpoint.")
     verify(final)
     return run, {name: final.size(name) or 0 for name in final.files()}
+
+
+def handed_over(root: str, run: Store) -> str:
+    """The id of the job that says to have made the run, in the result that a job leaves last.
+
+    Its out, models/train.json, must be at the storage root and name the weights that are there.
+    """
+    key = run.root.rsplit("/", 1)[-1]
+    result = results.read(root, "train", key)
+    if result is None or result.run_key != key:
+        raise ValueError(f"{results.place(root, 'train', key).root} holds no result of run {key}, but {result}.")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "train.json"
+        sharing.fetch(Store(sharing.copy_place(root, result.outs["models/train.json"])), out)
+        named = json.loads(out.read_text())["sha256"]
+    if named != (found := digest_of(run / "final")):
+        raise ValueError(f"the job's models/train.json names weights {named}, {run.root}/final is {found}.")
+    return result.submission
 
 
 def expected_steps(steps: int, monitoring: MonitoringConfig) -> set[int]:

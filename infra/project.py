@@ -16,13 +16,18 @@ _CODE_AND_DATA = ("scadm", "pipeline", "data", "models", "storage", ".work")
 
 def copy(source: Path, target: Path) -> None:
     """Copy the working tree as it is now: the files that git knows or could know."""
-    listed = subprocess.run(
+    done = subprocess.run(
         ["git", "-C", str(source), "ls-files", "--cached", "--others", "--exclude-standard"],
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
-    ).stdout.splitlines()
-    for name in listed:
+    )
+    if done.returncode != 0:
+        raise ValueError(
+            f"{source} is no checkout of git, so that its files cannot be told from what it has made: "
+            f"{done.stderr.strip()}"
+        )
+    for name in done.stdout.splitlines():
         if (source / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, target / name)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import boto3
+from pyarrow import fs
 
 from infra import environment, findings, project
 from infra.machines import Machine, Network
@@ -21,6 +21,8 @@ _BUCKET = "sca-dm"
 _STORAGE = f"s3://{_BUCKET}/storage"
 _WORKERS = 2
 _SHORT_STEPS = 20
+_ATTEMPTS = 5  # to submit
+_PATIENCE = 180.0  # seconds for a server or a node to come up; they take 5 to 15
 _CPUS = 1  # of a node: two workers of one CPU each do not fit on one
 _OBJECT_STORE = 100 * 1024**2
 _TAIL = 40  # lines of a log that a failure shows
@@ -65,7 +67,7 @@ class Trial:
         endpoint = self._s3(network, next(ports))
         s3 = environment.s3(endpoint)
         os.environ.update(s3)  # this process looks into the store too
-        boto3.client("s3").create_bucket(Bucket=_BUCKET)
+        fs.S3FileSystem(allow_bucket_creation=True).create_dir(_BUCKET)
         self.say(f"an empty bucket {_BUCKET} in an S3 store at {endpoint}, an MLflow server at {tracking}")
         project.change(self.folder, {"storage.root": _STORAGE, "tracking.uri": tracking, "cluster.workers": _WORKERS})
         self._command("scadm", "share", "train")
@@ -73,18 +75,19 @@ class Trial:
         dashboard = self._nodes(network, ports, s3)
         self._submit(dashboard)
         self._judge(network, tracking)
-        self.say("everything holds")
+        self.say(f"everything holds: two nodes, one training, {self.elapsed():.0f} s in all")
 
     def _prepare(self) -> None:
         project.copy(self.given or project.ROOT, self.folder)
+        profile = "smoke" if self.short else "quickstart"
+        if self.given is None:
+            self._command("scadm", "profile", profile)
+        if self.short:
+            project.change(self.folder, {"training.steps": _SHORT_STEPS})
         if self.given is not None:
             project.copy_outs(self.given, self.folder)
             self.say(f"the project's parameters and data are those of {self.given}")
             return
-        profile = "smoke" if self.short else "quickstart"
-        self._command("scadm", "profile", profile)
-        if self.short:
-            project.change(self.folder, {"training.steps": _SHORT_STEPS})
         self._command("git", "init", "-q")
         self._command("git", "add", "-A")
         self._command("git", "commit", "-qm", f"the profile {profile}")
@@ -115,7 +118,7 @@ class Trial:
             process = subprocess.Popen(command, cwd=self.work, stdin=subprocess.DEVNULL, stdout=file,
                                        stderr=file, start_new_session=True)  # fmt: skip
         self._running[name] = process, log
-        self._wait(f"{name} answers at {url}", lambda: self._get(url) is not None, 90)
+        self._wait(f"{name} answers at {url}", lambda: self._get(url) is not None, log)
 
     def _mlflow(self, network: Network, port: int) -> str:
         store, url = self.work / "mlflow", f"http://{network.hub}:{port}"
@@ -138,11 +141,14 @@ class Trial:
         self._node(network, head, ["--head", "--port", str(gcs), "--dashboard-host", head.address,
                                    "--dashboard-port", str(web), "--include-dashboard", "true"], ports, s3)  # fmt: skip
         dashboard = f"http://{head.address}:{web}"
-        self._wait("the head's dashboard answers", lambda: self._get(f"{dashboard}/api/version") is not None, 90)
+        self._wait("the head's dashboard answers", lambda: self._get(f"{dashboard}/api/version") is not None,
+                   self.logs / f"{head.name}.log")  # fmt: skip
         self.say(f"{head.name}, the head, is up at {head.address}")
         self._node(network, second, ["--address", f"{head.address}:{gcs}"], ports, s3)
-        self._wait("two nodes are alive", lambda: len(self._alive(dashboard)) == 2, 90)
-        self.say("two nodes: " + ", ".join(sorted(self._alive(dashboard))))
+        addresses = {machine.address for machine in network.machines}
+        self._wait(f"the nodes at {addresses} are alive", lambda: self._alive(dashboard) == addresses,
+                   self.logs / f"{second.name}.log")  # fmt: skip
+        self.say(f"{second.name} at {second.address} has joined it")
         return dashboard
 
     def _node(self, network: Network, machine: Machine, role: list[str], ports: Any, s3: Mapping[str, str]) -> None:
@@ -158,11 +164,11 @@ class Trial:
         with log.open("w") as file:
             self._running[machine.name] = network.start(machine, words, env, file), log
 
-    def _alive(self, dashboard: str) -> dict[str, str]:
-        """Host name and address of each living node."""
+    def _alive(self, dashboard: str) -> set[str]:
+        """Addresses of the cluster's living nodes."""
         answer = self._get(f"{dashboard}/api/v0/nodes") or b"{}"
         rows = json.loads(answer).get("data", {}).get("result", {}).get("result", [])
-        return {f"{row['node_name']} {row['node_ip']}": row["node_id"] for row in rows if row["state"] == "ALIVE"}
+        return {row["node_ip"] for row in rows if row["state"] == "ALIVE"}
 
     def _get(self, url: str) -> bytes | None:
         """What a server of the trial answers; None while it does not."""
@@ -174,35 +180,54 @@ class Trial:
         except OSError:
             return None
 
-    def _wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
-        end = time.monotonic() + seconds
+    def _wait(self, what: str, condition: Callable[[], bool], log: Path) -> None:
+        """Return when a condition holds. Raises Failed, with the end of `log`, if it does not come to that."""
+        end = time.monotonic() + _PATIENCE
         while not condition():
-            for name, (process, log) in self._running.items():
+            for name, (process, its) in self._running.items():
                 if process.poll() is not None:
-                    raise Failed(f"{name} has ended with {process.returncode}:{tail(log)}")
+                    raise Failed(f"{name} has ended with {process.returncode}:{tail(its)}")
             if time.monotonic() > end:
-                raise Failed(f"within {seconds:g} s it did not come true that {what}:{tail(log)}")
+                raise Failed(f"within {_PATIENCE:g} s it did not come true that {what}:{tail(log)}")
             time.sleep(0.2)
 
     def _submit(self, dashboard: str) -> None:
-        log = self.logs / "job.log"
-        words = ["ray", "job", "submit", "--address", dashboard, "--working-dir", ".", "--", "python", "-m",
-                 "pipeline.train"]  # fmt: skip
+        words = ["ray", "job", "submit", "--address", dashboard, "--working-dir", "."]
+        words += ["--", "python", "-m", "pipeline.train"]
         self.say(f"`{' '.join(words)}`")
-        env = os.environ | environment.token(self.token)
-        with log.open("w") as file, subprocess.Popen(
-            words, cwd=self.folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        ) as process:  # fmt: skip
-            self._running["job"] = process, log
+        for _ in range(_ATTEMPTS):
+            status, said = self._follow(words)
+            if status == 0:
+                self.say("the job has succeeded")
+                return
+            if "No available agent" not in said:  # of a head that has only just started
+                break
+            time.sleep(3)
+        raise Failed(f"the job ended with {status}, see above")
+
+    def _follow(self, words: list[str]) -> tuple[int, str]:
+        """Run a command in the project and show what it says; returns its status and all of that."""
+        said = []
+        with (
+            (self.logs / "job.log").open("a") as file,
+            subprocess.Popen(
+                words,
+                cwd=self.folder,
+                env=os.environ | environment.token(self.token),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            ) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
+                said.append(line)
                 file.write(line)
                 file.flush()
                 print(f"  | {line.rstrip()}", flush=True)
-        if process.returncode != 0:
-            raise Failed(f"the job ended with {process.returncode}:{tail(log)}")
-        self.say("the job has succeeded")
+        return process.returncode, "".join(said)
 
     def _judge(self, network: Network, tracking: str) -> None:
         params = load_params(self.folder / "params.yaml")
@@ -215,6 +240,7 @@ class Trial:
             self.say(f"{run.root}/final is complete, and every file as it was written:")
             for name, size in files.items():
                 print(f"  {size:12,d}  {name}", flush=True)
+            self.say(f"the result that names it is of job {findings.handed_over(_STORAGE, run)}")
             steps = findings.expected_steps(params.training.steps, params.monitoring)
             self.say(f"MLflow: {findings.tracked(tracking, run, steps)}")
         except ValueError as error:

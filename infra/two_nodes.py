@@ -42,11 +42,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m infra.two_nodes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--short", action="store_true", help="the profile `smoke` with few steps")
+    parser.add_argument("--short", action="store_true", help="the profile `smoke`, and few steps")
     parser.add_argument("--project", type=Path, help="a project whose data is there: it is copied, and not made anew")
     parser.add_argument("--loopback", action="store_true", help="no namespaces, even where they are allowed")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if shutil.which("moto_server", path=Path(sys.executable).parent) is None:
+        parser.error("moto's server is not installed beside this Python: `make env-dev` makes an environment with it")
     if options.project is not None and not (options.project / "data" / "shards").is_dir():
         parser.error(f"--project {options.project} holds no data/shards: run `dvc repro latents` there first")
     return options
@@ -129,7 +131,7 @@ def _inside(options: argparse.Namespace) -> int:
     network: Network = Loopback(work) if options.loopback else Namespaces(work, trial.private_folders())
     try:
         trial.run(network)
-    except Failed as failure:
+    except (Failed, ValueError) as failure:
         print(f"\nFAILED after {trial.elapsed():.0f} s: {failure}", file=sys.stderr, flush=True)
         return 1
     return 0
