@@ -33,7 +33,6 @@ from infra import environment
 from infra.machines import Loopback, Namespaces, Network, entering
 from infra.processes import adopt_orphans, end_descendants
 from infra.project import ROOT
-from infra.trial import Failed, Trial
 
 _LONGEST = 24  # characters of the folder in which Ray makes its sockets' folders: a socket's path may have 107
 
@@ -126,6 +125,8 @@ def _end_with_parent() -> None:
 def _inside(options: argparse.Namespace) -> int:
     adopt_orphans()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    from infra.trial import Failed, Trial  # imports for seconds, in which the parent may end
+
     work: Path = options.inside
     trial = Trial(work, short=options.short, project=options.project)
     network: Network = Loopback(work) if options.loopback else Namespaces(work, trial.private_folders())
