@@ -7,10 +7,23 @@ from pathlib import Path
 from scadm import jobs
 from scadm.manifest import sha256
 
+EXPERIMENT = "scadm.dvc_experiment"
+"""Name of the experiment of DVC, such as warm-otter."""
+BASELINE = "scadm.dvc_baseline"
+"""The commit that an experiment started from: all experiments of a queue have the same one."""
+
+_CHANGED_BY_RUNNING = ("dvc.lock", "**/shared.json")
+
 
 def _git(workspace: Path, *arguments: str) -> str | None:
     done = subprocess.run(["git", "-C", str(workspace), *arguments], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def experiment() -> dict[str, str]:
+    """The experiment of DVC that this process runs in, and its baseline, if it does."""
+    names = {EXPERIMENT: "DVC_EXP_NAME", BASELINE: "DVC_EXP_BASELINE_REV"}
+    return {tag: value for tag, name in names.items() if (value := os.environ.get(name))}
 
 
 def tags(workspace: Path, data_digest: str) -> dict[str, str]:
@@ -18,7 +31,10 @@ def tags(workspace: Path, data_digest: str) -> dict[str, str]:
     found = {"scadm.data_manifest": data_digest}
     if commit := _git(workspace, "rev-parse", "HEAD"):
         found["scadm.git_commit"] = commit
-        found["scadm.git_dirty"] = str(bool(_git(workspace, "status", "--porcelain"))).lower()
+        changed = _git(
+            workspace, "status", "--porcelain", "--", ".", *(f":(exclude,glob){x}" for x in _CHANGED_BY_RUNNING)
+        )
+        found["scadm.git_dirty"] = str(bool(changed)).lower()
     elif commit := os.environ.get(jobs.COMMIT):  # an upload has no repository
         found["scadm.git_commit"] = commit
         found["scadm.git_dirty"] = os.environ.get(jobs.DIRTY, "")
@@ -26,9 +42,7 @@ def tags(workspace: Path, data_digest: str) -> dict[str, str]:
         found["scadm.dvc_lock"] = sha256(lock)
     if submission := jobs.submission():
         found["scadm.ray_submission"] = submission
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        found["scadm.dvc_experiment"] = experiment
-    return found
+    return found | experiment()
 
 
 def keep_out_of_git(workspace: Path, name: str) -> None:

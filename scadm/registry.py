@@ -140,7 +140,8 @@ class Registry:
                     python_model=str(Path(__file__).with_name("serving.py")),
                     artifacts={"weights": weights, "autoencoder": autoencoder},
                     code_paths=code,
-                    model_config={"sampling": sampling},
+                    # MLflow shows these among the run's parameters: by the names that they have there already.
+                    model_config={f"sampling.{name}": value for name, value in sampling.items()},
                     signature=_SIGNATURE,
                     pip_requirements=_requirements(),
                 )

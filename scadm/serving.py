@@ -35,7 +35,9 @@ class FaceSynthesis(PythonModel):
         self.synthesiser: Synthesiser = load_synthesiser(
             context.artifacts["weights"],
             Path(context.artifacts["autoencoder"]),
-            SamplingConfig.model_validate(context.model_config["sampling"]),
+            SamplingConfig.model_validate(
+                {name.removeprefix("sampling."): value for name, value in context.model_config.items()}
+            ),
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
         )
 

@@ -16,6 +16,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
         "SCADM_GIT_COMMIT",
         "SCADM_GIT_DIRTY",
         "DVC_EXP_NAME",
+        "DVC_EXP_BASELINE_REV",
         "GIT_DIR",
         "GIT_WORK_TREE",
     ):
@@ -43,6 +44,10 @@ def test_the_commit_and_whether_the_tree_differs(tmp_path: Path) -> None:
         "scadm.git_dirty": "false",
         "scadm.dvc_lock": sha256(tmp_path / "dvc.lock"),
     }
+    (tmp_path / "dvc.lock").write_text("stages: {train: {}}\n")  # both are changed by running
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shared.json").write_text("{}")
+    assert lineage.tags(tmp_path, "d1")["scadm.git_dirty"] == "false"
     (tmp_path / "new.txt").write_text("new")
     assert lineage.tags(tmp_path, "d1")["scadm.git_dirty"] == "true"
 
@@ -50,7 +55,9 @@ def test_the_commit_and_whether_the_tree_differs(tmp_path: Path) -> None:
 def test_submission_and_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", '{"metadata": {"job_submission_id": "raysubmit_1"}}')
     monkeypatch.setenv("DVC_EXP_NAME", "warm-otter")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123abc")
     found = lineage.tags(tmp_path, "d1")
+    assert found["scadm.dvc_baseline"] == "0123abc"
     assert found["scadm.ray_submission"] == "raysubmit_1"
     assert found["scadm.dvc_experiment"] == "warm-otter"
 

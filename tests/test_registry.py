@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from scadm import profiles
-from scadm.config import Params, validate
+from scadm.config import Params, flatten, validate
 from scadm.registry import Metrics, Registry, Version, describe, fetch_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +64,15 @@ def test_an_evaluation_is_registered_once(uri: str, register: Callable[..., Vers
     assert register("others").number == "1", "each name has versions of its own"
     found = MlflowClient(uri).get_model_version("faces", "1")
     assert found.description == "a model"
+
+
+def test_a_registered_run_has_the_parameters_that_every_run_has(uri: str, register: Callable[..., Version]) -> None:
+    """MLflow adds a model's configuration to them: under the names that they have already, so that runs compare."""
+    sampling = {"steps": 4, "eta": 0.0, "guidance_interval": [0.0, 1.0], "solver": "ddim"}
+    version = register("compared", sampling=sampling)
+    client = MlflowClient(uri)
+    run = client.get_run(client.get_model_version("compared", version.number).run_id or "")
+    assert run.data.params == flatten({"sampling": sampling})
 
 
 def test_aliases_point_to_one_version_each(uri: str, register: Callable[..., Version]) -> None:

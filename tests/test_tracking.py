@@ -1,18 +1,19 @@
 """MLflow, on a real SQLite store."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
 from scadm import tracking
 from scadm.config import TrackingConfig, flatten
 from scadm.store import Store
-from scadm.tracking import RUN_KEY, RunLogger, Tracked, open_run, tracking_uri
+from scadm.tracking import RUN_KEY, Tracked, open_run, tracking_uri
+from scadm.tracking.store import asking, impatient
 
 SQLITE = TrackingConfig(uri="sqlite", experiment="sca-dm", machine_metrics_s=0)
 PARAMS: dict[str, Any] = {"training": {"steps": 40, "betas": [0.9, 0.99]}, "seed": 0}
@@ -85,26 +86,74 @@ def test_a_run_ends_as_finished_or_failed(opened: Callable[..., Tracked]) -> Non
     assert status() == "FINISHED"
 
 
-def test_a_logger_writes_metrics_pictures_and_artifacts(
-    opened: Callable[..., Tracked], home: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "KILLED"), (SystemExit(143), "KILLED"), (SystemExit(1), "FAILED"), (ValueError(), "FAILED")],
+)
+def test_a_run_that_was_stopped_is_killed(opened: Callable[..., Tracked], error: BaseException, status: str) -> None:
+    tracked = opened(f"stopped-{error!r}")
+    with pytest.raises(type(error)), tracking.ending(tracked):
+        raise error
+    assert MlflowClient(tracked.uri).get_run(tracked.run_id).info.status == status
+
+
+def test_weights_are_kept_once_and_whole(opened: Callable[..., Tracked], tmp_path: Path) -> None:
     tracked = opened("5555")
-    logger = RunLogger(tracked)
-    logger.log(3, {"train/loss": 0.5, "train/lr": 1e-3})
-    logger.log(4, {"train/loss": 0.25})
-    logger.picture(4, "samples", np.zeros((4, 4, 3), np.uint8))
-    (tmp_path / "report.html").write_text("report")
-    logger.artifact(tmp_path / "report.html", "reports")
     final = Store(str(tmp_path / "final"))
     final.write("config.json", b"{}")
-    tracking.keep_weights(tracked, final)
-    assert logger.failures == 0
-    history = MlflowClient(tracked.uri).get_metric_history(tracked.run_id, "train/loss")
-    assert [(metric.step, metric.value) for metric in history] == [(3, 0.5), (4, 0.25)]
+    final.write("weights.safetensors", b"1234")
+    client = MlflowClient(tracked.uri)
+    client.log_text(tracked.run_id, "{}", "weights/config.json")
+    client.log_text(tracked.run_id, "12", "weights/weights.safetensors")  # as of an upload that was cut off
+    assert tracking.keep_weights(tracked, final) and tracking.keep_weights(tracked, final)
     fetched = tracking.fetch_artifacts(tracked, "weights", tmp_path)
-    assert (fetched / "config.json").read_bytes() == b"{}"
-    assert list((home / "storage" / "mlartifacts").rglob("samples*.png"))
-    assert list((home / "storage" / "mlartifacts").rglob("report.html"))
+    assert {file.name: file.read_bytes() for file in fetched.iterdir()} == {
+        "config.json": b"{}",
+        "weights.safetensors": b"1234",
+    }
+
+
+def test_what_a_killed_launcher_left_out_is_added(home: Path, opened: Callable[..., Tracked]) -> None:
+    client = MlflowClient(opened("9999").uri)
+    experiment = client.get_experiment_by_name("sca-dm")
+    assert experiment is not None
+    made = client.create_run(experiment.experiment_id, tags={RUN_KEY: "half"}).info.run_id
+    client.log_param(made, "seed", "7")
+    assert opened("half").run_id == made
+    run = client.get_run(made)
+    assert run.data.params == flatten(PARAMS) | {"seed": "7"}, "what is there stays"
+    assert len(run.inputs.dataset_inputs) == 1
+    opened("half")
+    assert len(client.get_run(made).inputs.dataset_inputs) == 1
+
+
+def test_of_two_runs_with_one_key_it_is_always_the_older(opened: Callable[..., Tracked]) -> None:
+    first = opened("twice")
+    client = MlflowClient(first.uri)
+    client.create_run(client.get_run(first.run_id).info.experiment_id, tags={RUN_KEY: "twice"})
+    assert opened("twice") == first
+
+
+def test_a_run_is_named_after_its_experiment(opened: Callable[..., Tracked]) -> None:
+    tags = {"scadm.dvc_experiment": "warm-otter", "scadm.dvc_baseline": "abc"}
+    tracked = opened("named", tags=tags)
+    run = MlflowClient(tracked.uri).get_run(tracked.run_id)
+    assert run.info.run_name == "run-named-warm-otter"
+    assert tags.items() <= run.data.tags.items()
+
+
+def test_no_secret_gets_into_a_run(opened: Callable[..., Tracked]) -> None:
+    root = "s3://AKIAABCDEFGHIJKLMNOP:mysecret@bucket/runs?secret_key=mysecret&region=eu"
+    tracked = opened(
+        "secret",
+        params={"storage": {"root": root}, "long": "x" * 9000},
+        tags={"scadm.note": f"from {root}"},
+        dataset=("synthetic", root, "0" * 64),
+    )
+    run = MlflowClient(tracked.uri).get_run(tracked.run_id)
+    assert run.data.params["storage.root"] == "s3://***@bucket/runs?secret_key=***&region=eu"
+    assert len(run.data.params["long"]) == 6000
+    assert "mysecret" not in str(run.to_dictionary()) and "AKIA" not in str(run.to_dictionary())
 
 
 def test_an_evaluation_is_logged_by_task_row_and_metric(opened: Callable[..., Tracked], tmp_path: Path) -> None:
@@ -141,33 +190,56 @@ def test_another_evaluation_of_a_training_has_a_run_of_its_own(opened: Callable[
     assert run_of.func(SQLITE, home, later, "e4", PARAMS) == later
 
 
-def test_a_store_that_fails_is_counted_and_said_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_evaluation_belongs_to_the_experiment_that_makes_it(
+    opened: Callable[..., Tracked], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, "1" if name.endswith("TIMEOUT") else "0")
-    logger = RunLogger(Tracked("http://127.0.0.1:9", "nobody"))  # the port of `discard`, where nothing listens
-    logger.log(1, {"loss": 1.0})
-    logger.log(2, {"loss": 1.0})
-    logger.picture(2, "samples", np.zeros((4, 4, 3), np.uint8))
-    assert logger.failures == 3
+    trained = opened("swept", tags={"scadm.dvc_experiment": "warm-otter", "scadm.dvc_baseline": "abc"})
+    monkeypatch.setenv("DVC_EXP_NAME", "cold-heron")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "def")
+    other = tracking.evaluation_run(SQLITE, home, trained, "e9", PARAMS | {"seed": 9})
+    run = MlflowClient(trained.uri).get_run(other.run_id)
+    assert run.info.run_name == "run-swept-warm-otter-evaluation-e9-cold-heron"
+    assert (run.data.tags["scadm.dvc_experiment"], run.data.tags["scadm.dvc_baseline"]) == ("cold-heron", "def")
+
+
+NOBODY = "http://somebody:mysecret@127.0.0.1:9"
+"""The port of `discard`, where nothing listens."""
+
+
+def test_a_store_that_is_away_at_the_start_is_told_before_anything_starts(tmp_path: Path) -> None:
+    config = TrackingConfig(uri=NOBODY, experiment="x", machine_metrics_s=0)
+    with pytest.raises(
+        ValueError, match=r"tracking\.uri is http://\*\*\*@127\.0\.0\.1:9, expected an MLflow"
+    ) as raised:
+        open_run(config, tmp_path, "key", name="n", params=PARAMS, tags={}, dataset=None)
+    assert "Nothing was started" in str(raised.value) and "mysecret" not in str(raised.value)
+
+
+def test_a_store_that_is_away_at_the_end_costs_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    final = Store(str(tmp_path / "final"))
+    final.write("config.json", b"{}")
+    tracked = Tracked(NOBODY, "nobody")
+    with tracking.ending(tracked):
+        assert not tracking.keep_weights(tracked, final)
+    with pytest.raises(RuntimeError, match="killed"), tracking.ending(tracked):
+        raise RuntimeError("killed")
     said = capsys.readouterr().out
-    assert said.count("warning: MLflow at http://127.0.0.1:9 failed") == 1
-    assert "Going on without it" in said
+    assert said.count("warning: MLflow at http://***@127.0.0.1:9 failed") == 5
+    assert "dvc repro --force --single-item train" in said and "mysecret" not in said
 
 
-def test_a_logger_goes_on_when_the_store_is_back(
-    opened: Callable[..., Tracked], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tracked = opened("6666")
-    logger = RunLogger(tracked)
+def test_an_evaluation_goes_on_without_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tracked = Tracked(NOBODY, "nobody")
+    assert tracking.evaluation_run(SQLITE, tmp_path, tracked, "e1", PARAMS) == tracked
+    tracking.log_evaluation(tracked, {"reconstruction": {"model": {"ssim": 0.5}}}, tmp_path)
+    assert capsys.readouterr().out.count("Going on without it") == 2
 
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("the network is gone")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_batch", unreachable)
-        logger.log(1, {"loss": 1.0})
-    logger.log(2, {"loss": 0.5})
-    assert logger.failures == 1
-    assert MlflowClient(tracked.uri).get_run(tracked.run_id).data.metrics == {"loss": 0.5}
+def test_mlflow_s_own_patience_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with impatient(), asking():
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] != "77"
+        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ

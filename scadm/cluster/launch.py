@@ -88,9 +88,7 @@ def _environment(stage: Stage) -> dict[str, str]:
     for variable, tag in ((jobs.COMMIT, "scadm.git_commit"), (jobs.DIRTY, "scadm.git_dirty")):
         if tag in tags:
             found[variable] = tags[tag]
-    if experiment := os.environ.get("DVC_EXP_NAME"):
-        found["DVC_EXP_NAME"] = experiment
-    return found
+    return found | {name: os.environ[name] for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV") if name in os.environ}
 
 
 def launch(stage: Stage, address: str) -> None:

@@ -60,7 +60,7 @@ class Learner:
             self.state.restore(tensors, step, resumed.root)
         if job.compile:
             module.compile()
-        self.module: nn.Module = module
+        self.module: TrainingModule | DistributedDataParallel = module
         if worker.ranks > 1:
             # As views of the buckets, gradients are not copied into them for each all-reduce.
             self.module = DistributedDataParallel(module, forward_sync_buffers=False, gradient_as_bucket_view=True)
@@ -72,12 +72,12 @@ class Learner:
         learning_rate = config.learning_rate * rate(step, config.steps, config.warmup_steps, config.decay)
         for group in state.optimiser.param_groups:
             group["lr"] = learning_rate
+        ddp = self.module if isinstance(self.module, DistributedDataParallel) else None
         total = torch.zeros((), device=device)
         losses: list[Tensor] = []
         for i, part in enumerate(parts):
             # Gradients of a step are reduced once, with its last micro-batch.
-            reduces = i + 1 == len(parts) or not isinstance(self.module, DistributedDataParallel)
-            with nullcontext() if reduces else self.module.no_sync():  # pyright: ignore[reportAttributeAccessIssue]
+            with ddp.no_sync() if ddp is not None and i + 1 < len(parts) else nullcontext():
                 latent, image, labels = device_batch(part, device)
                 draws = draw(self.job.seed, part.positions, tuple(latent.shape[1:]), self.job.diffusion).to(device)
                 # Dropout is torch's own affair: reseeded, a resumed run draws what the other would have drawn.

@@ -19,6 +19,7 @@ from typing import Self
 
 from filelock import FileLock
 
+from scadm import jobs
 from scadm.store import Store
 
 NAME = "writer.json"
@@ -72,7 +73,7 @@ def _me() -> Holder:
         host=socket.gethostname(),
         pid=os.getpid(),
         started=_started(os.getpid()) or "",
-        job=os.environ.get("RAY_JOB_SUBMISSION_ID"),
+        job=jobs.submission(),
     )
 
 
