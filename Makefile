@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
+TORCH ?= cu130
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -15,7 +16,11 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help run ui test test-cluster test-unit lint two-nodes bench-model bench-quickstart bench-data env env-dev clean
+=======
+.PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data on-paper services image env env-dev clean
+>>>>>>> main
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +57,16 @@ two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with
 
 bench-data: env ## data stages and loader against plain loops, after `make run`: about 40 min on two cores, 6 GB of disk
 	python -m benchmarks.data
+
+on-paper: env ## what the paper's training takes on 1, 8 and 64 GPUs, reckoned: printed, and put into infra/README.md
+	python -m infra.on_paper --write
+
+services: ## MLflow, PostgreSQL and an S3 store on this machine, by docker compose; needs infra/.env
+	@test -f infra/.env || { echo "infra/.env is not there: cp infra/.env.example infra/.env, and put a value behind each ="; exit 1; }
+	docker compose -f infra/compose.yaml up --build --detach --wait
+
+image: ## the image of Ray nodes and jobs, scadm:$(TORCH); `make image TORCH=cpu` makes the one without CUDA
+	docker build -f infra/Dockerfile --build-arg TORCH=$(TORCH) -t scadm:$(TORCH) .
 
 env: $(VENV)/.core ## the environment of `make run`
 env-dev: $(VENV)/.dev ## the environment of `make test`

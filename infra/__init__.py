@@ -1,1 +1,1 @@
-"""What runs the pipeline on more than this machine, and what tries that here."""
+"""Where the pipeline runs: images, services, clusters, and what they cost on paper. See README.md beside this file."""

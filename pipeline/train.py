@@ -7,7 +7,7 @@ from scadm.cluster.train import run_training
 from scadm.manifest import digest, require_same
 from scadm.stage import Stage, run
 from scadm.store import Store
-from scadm.training import curves
+from scadm.training import curves, journal
 from scadm.training.estimate import describe, estimate
 from scadm.training.job import TrainJob
 
@@ -42,7 +42,9 @@ def main(stage: Stage) -> None:
         if checkpoint.is_complete(final):
             stage.say(f"run {key} is finished: its weights are in {final.root}")
         else:
-            run_training(job, params.cluster, tracked)
+            run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
+        if sent := tracking.replay(tracked, journal.read(place)):
+            stage.say(f"{sent} rows of metrics were sent to MLflow afterwards")
         tracking.keep_weights(tracked, final)
     curves.write(place, stage)
     result = {

@@ -60,7 +60,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
 
     def run(loop: Callable[[], None], lost: bool = False) -> list[int]:
         calls: list[int] = []
-        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+        context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1, get_local_rank=lambda: 0)
+        completions = iter([False, True])  # before and after the training
 
         def train(*_: Any) -> None:
             calls.append(RestartingTrainer.starts)
@@ -77,12 +78,13 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
         monkeypatch.setattr(cluster_train, "get_device", lambda: torch.device("cpu"))
         monkeypatch.setattr(cluster_train, "connect", lambda _: nullcontext())
         monkeypatch.setattr(cluster_train, "require_reachable", lambda _: None)
-        monkeypatch.setattr(cluster_train, "shown", lambda _: nullcontext(HereBoard()))
+        monkeypatch.setattr(cluster_train, "shown", lambda *_: nullcontext(HereBoard()))
         monkeypatch.setattr(cluster_train, "TorchTrainer", RestartingTrainer)
-        monkeypatch.setattr(cluster_train, "is_complete", lambda _: True)
+        monkeypatch.setattr(cluster_train, "is_complete", lambda _: next(completions))
+        monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
         monkeypatch.setattr(cluster_train, "train", train)
         try:
-            run_training(tiny.training_job(tmp_path), CLUSTER, Tracked("sqlite://", "1"))
+            run_training(tiny.training_job(tmp_path), CLUSTER, Tracked("sqlite://", "1"), 0)
         finally:
             run.calls = calls  # type: ignore[attr-defined]
         return calls

@@ -409,6 +409,7 @@ EVERYWHERE = {
     "scadm/results.py",
     "scadm/sharing.py",  # moves bytes, whose sha256 is checked
     "scadm/progress.py",  # bars
+    "scadm/stopping.py",  # when a program ends
     "scadm/data/fetch.py",  # moves bytes, whose sha256 is checked
     "scadm/data/streams.py",  # likewise
     "scadm/data/shard_cache.py",  # likewise
@@ -449,8 +450,7 @@ ALLOWED: dict[str, set[str]] = {
         "scadm/models/autoencoder.py",
         "scadm/training/curves.py",  # tables of what was logged
         "scadm/training/hooks.py",  # signatures
-        "scadm/stopping.py",  # when a run stops, and who may write it
-        "scadm/training/attend.py",
+        "scadm/training/attend.py",  # who may write a run
         "scadm/training/lease.py",
         "scadm/training/journal.py",
         "scadm/training/saver.py",  # how its state is written: it changes none of it

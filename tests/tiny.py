@@ -32,6 +32,7 @@ from scadm.models.scadm import LATENT_FACTOR, SCADM
 from scadm.synthesis import Synthesiser
 from scadm.training.hooks import Wish
 from scadm.training.job import TrainJob
+from scadm.training.journal import NOT_METRICS, Row
 
 # More threads do not make networks of this size faster, and the sums that they share out would depend on the machine.
 torch.set_num_threads(1)
@@ -265,6 +266,8 @@ class Recorder:
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     pictures: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
     reports: list[int] = field(default_factory=list)
+    known: int = 0
+    """Rows of the journal as a run was resumed."""
     close: Callable[[], None] = lambda: None
 
     def say(self, text: str) -> None:
@@ -282,8 +285,11 @@ class Recorder:
     def set_postfix_str(self, s: str) -> None:
         pass
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
-        self.logged.append((step, metrics))
+    def log(self, row: Row) -> None:
+        self.logged.append((int(row["step"]), {name: value for name, value in row.items() if name not in NOT_METRICS}))
+
+    def catch_up(self, rows: list[Row]) -> None:
+        self.known = len(rows)
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         self.pictures.append((step, name, image.shape))

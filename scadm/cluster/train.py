@@ -4,13 +4,14 @@ import os
 import threading
 import time
 import traceback
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 import ray.train
+import ray.util
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -23,10 +24,11 @@ from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
 from scadm.stopping import Stop, stopping
 from scadm.store import Store
-from scadm.tracking import RunLogger, Tracked
+from scadm.tracking import RunLogger, Tracked, machine_metrics
 from scadm.training.attend import attend
 from scadm.training.hooks import Progress, Wish
 from scadm.training.job import TrainJob, Worker
+from scadm.training.journal import NOT_METRICS, Row
 from scadm.training.lease import Lease, Taken
 from scadm.training.loop import train
 from scadm.training.parallel import agreed
@@ -54,9 +56,14 @@ class RayHooks:
     def progress(self, total: int, initial: int) -> Progress:
         return Remote(self.board, total, initial)
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, row: Row) -> None:
         if self.logger is not None:
-            self.logger.log(step, metrics)
+            metrics = {name: value for name, value in row.items() if name not in NOT_METRICS}
+            self.logger.log(int(row["step"]), metrics, at=int(row["time"]))
+
+    def catch_up(self, rows: list[Row]) -> None:
+        if self.logger is not None and rows:
+            self.logger.catch_up(rows)
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         if self.logger is not None:
@@ -98,9 +105,15 @@ def _worker(config: dict[str, Any]) -> None:
     # by rank 0's word, so that none of them waits for another; the driver then tells the reason.
     if agreed(int(worker.leads and _refusal(board) is not None), worker):
         return
-    hooks = RayHooks(board, RunLogger(config["tracked"]) if worker.leads else None)
+    tracked, say = config["tracked"], RayHooks(board, None).say
+    # One worker of each node measures it.
+    every = config["machine_metrics_s"] if context.get_local_rank() == 0 else 0
     try:
-        train(config["job"], worker, hooks)
+        with (
+            machine_metrics(tracked, ray.util.get_node_ip_address(), every, say=say),
+            RunLogger(tracked, say=say) if worker.leads else nullcontext() as logger,
+        ):
+            train(config["job"], worker, RayHooks(board, logger))
     except ValueError as error:
         if _is_own(error):
             with suppress(RayError):  # a board that was lost with its node: Ray's count of restarts ends it then
@@ -126,9 +139,10 @@ def _is_own(error: ValueError) -> bool:
     return frame.f_globals["__name__"].startswith("scadm.")
 
 
-def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> None:
+def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
     """Train `job` on the cluster's workers, or in this process where `workers` is 0.
 
+    Each node is measured every `machine_metrics_s` seconds, if that is not 0.
     Where another process trains it already, that one's end is awaited. Raises ValueError with the worker's own message
     where the user can mend the fault, and Stopped where the user ended it. A job is done when Ray says so and the
     final weights are there.
@@ -137,7 +151,7 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked) -> Non
     while not is_complete(run / FINAL):
         try:
             with Lease(run) as lease:
-                return _run(replace(job, lease=lease.token), run, cluster, tracked)
+                return _run(replace(job, lease=lease.token), run, cluster, tracked, machine_metrics_s)
         except Taken as taken:
             attend(run, taken.holder, job.training.steps, _say)
 
@@ -146,14 +160,19 @@ def _say(text: str) -> None:
     print(f"[train] {text}", flush=True)
 
 
-def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked) -> None:
+def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
     storage, name = os.path.split(job.run)
     # Signals after the connection: Ray takes SIGTERM for itself when it is made, and would end this process at once.
     with connect(cluster), stopping(_say) as stop, shown("training", stop) as board:
         require_reachable({"storage.root": job.run, "tracking.uri": tracked.uri, "the shards in": job.shards})
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"job": job, "tracked": tracked, "board": board},
+            train_loop_config={
+                "job": job,
+                "tracked": tracked,
+                "board": board,
+                "machine_metrics_s": machine_metrics_s,
+            },
             scaling_config=ScalingConfig(num_workers=_workers(cluster), use_gpu=cluster.use_gpu),
             run_config=RunConfig(
                 name=name,

@@ -23,6 +23,7 @@ from scadm.stopping import Stop, stopping
 from scadm.store import Store
 from scadm.training.hooks import Progress, Wish
 from scadm.training.job import TrainJob, Worker
+from scadm.training.journal import Row
 from scadm.training.lease import Lease, Taken
 from scadm.training.loop import train
 
@@ -43,7 +44,10 @@ class TerminalHooks:
     def progress(self, total: int, initial: int) -> Progress:
         return bar(total, "training", "steps", initial)
 
-    def log(self, step: int, metrics: dict[str, float]) -> None:
+    def log(self, row: Row) -> None:
+        pass
+
+    def catch_up(self, rows: list[Row]) -> None:
         pass
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:

@@ -1,18 +1,16 @@
 """A run's journal as tables for plots."""
 
-import json
-
 import pandas as pd
 
 from scadm.stage import Stage
 from scadm.store import Store
-from scadm.training.journal import NAME
+from scadm.training import journal
 
 
 def read(run: Store) -> pd.DataFrame:
     """One row a step that logged something; a metric that a step did not log is missing there."""
-    rows = [json.loads(line) for line in run.read(NAME).decode().splitlines()]
-    return pd.DataFrame(rows).groupby("step", as_index=False).first()
+    table = pd.DataFrame(journal.read(run)).drop(columns="time", errors="ignore")
+    return table.groupby("step", as_index=False).first()
 
 
 def write(run: Store, stage: Stage) -> None:

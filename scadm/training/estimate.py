@@ -46,7 +46,7 @@ def _denoised(model: SCADM, resolution: int, batch: int) -> Tensor:
     return model.denoise(x_t, t, model.condition(model.encode_style(image, mask), mask))
 
 
-def _flops(config: ModelConfig, latent_channels: int, resolution: int) -> int:
+def flops_per_image(config: ModelConfig, latent_channels: int, resolution: int) -> int:
     """Of one image, forward and backward; on the meta device, where nothing is computed or allocated."""
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
@@ -86,7 +86,7 @@ def estimate(config: ModelConfig, latent_channels: int, resolution: int, trainin
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Estimate(
         parameters=parameters,
-        flops_per_image=_flops(config, latent_channels, resolution),
+        flops_per_image=flops_per_image(config, latent_channels, resolution),
         state_bytes=_STATE_BYTES * parameters,
         # One image more costs two - one; the rest, such as weights cast to bf16, is saved once.
         activation_bytes=one + (training.micro_batch - 1) * (two - one),

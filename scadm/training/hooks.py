@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from scadm.training.journal import Row
+
 
 class Progress(Protocol):
     def update(self, n: float = 1) -> Any: ...
@@ -32,7 +34,13 @@ class Hooks(Protocol):
 
     def progress(self, total: int, initial: int) -> Progress: ...
 
-    def log(self, step: int, metrics: dict[str, float]) -> None: ...
+    def log(self, row: Row) -> None:
+        """What is new in the run's journal."""
+        ...
+
+    def catch_up(self, rows: list[Row]) -> None:
+        """What is in the journal already, as a run is resumed."""
+        ...
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None: ...
 

@@ -2,13 +2,16 @@
 
 import json
 import os
+import time
 
 from scadm.store import Store
 
 NAME = "metrics.jsonl"
 
 Row = dict[str, float]
-"""`step`, and metrics by name."""
+"""`step`, `time` in milliseconds since 1970, and metrics by name."""
+
+NOT_METRICS = frozenset({"step", "time"})
 
 
 def read(run: Store) -> list[Row]:
@@ -34,17 +37,18 @@ class Journal:
         self.rows = read(run)
         self.failed = 0
         self._written = len(self.rows)
-        self._logged = {name: int(row["step"]) for row in self.rows for name in row if name != "step"}
+        self._logged = {name: int(row["step"]) for row in self.rows for name in row if name not in NOT_METRICS}
 
-    def add(self, step: int, metrics: dict[str, float]) -> dict[str, float]:
-        """Write down what is new, and return it: after a resume, steps that were logged before are done again."""
+    def add(self, step: int, metrics: dict[str, float]) -> Row | None:
+        """Write down what is new, and return its row: after a resume, steps that were logged before are done again."""
         new = {name: value for name, value in metrics.items() if step > self._logged.get(name, -1)}
-        if new:
-            self._logged.update(dict.fromkeys(new, step))
-            self.rows.append({"step": step, **new})
-            if self.run.local:
-                self._append()
-        return new
+        if not new:
+            return None
+        self._logged.update(dict.fromkeys(new, step))
+        self.rows.append({"step": step, "time": int(time.time() * 1000), **new})
+        if self.run.local:
+            self._append()
+        return self.rows[-1]
 
     def _append(self) -> None:
         rows = self.rows[self._written :]

@@ -65,8 +65,10 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
     newest = run / "checkpoints" / checkpoint_name(first) if first > 0 else None
     learner = Learner(job, worker, newest, first)
     average = learner.state.average
-    if newest is not None and saver is not None:
-        hooks.say(f"resuming from step {first} of {config.steps}, checkpoint {newest.root}")
+    if saver is not None:
+        hooks.catch_up(saver.journal.rows)
+        if newest is not None:
+            hooks.say(f"resuming from step {first} of {config.steps}, checkpoint {newest.root}")
     validation = Validation(job, worker)
     loader = Loader(
         ShardReader(job.shards, "train"),
@@ -80,8 +82,8 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
     bar = hooks.progress(config.steps, first) if saver is not None else None
 
     def log(step: int, metrics: dict[str, float]) -> None:
-        if saver is not None and (new := saver.journal.add(step, metrics)):
-            hooks.log(step, new)
+        if saver is not None and (row := saver.journal.add(step, metrics)) is not None:
+            hooks.log(row)
 
     def validate(step: int) -> None:
         metrics = validation.losses(average, learner.autocast)
