@@ -67,7 +67,8 @@ class Trial:
         endpoint = self._s3(network, next(ports))
         s3 = environment.s3(endpoint)
         os.environ.update(s3)  # this process looks into the store too
-        fs.S3FileSystem(allow_bucket_creation=True).create_dir(_BUCKET)
+        bucket, _ = fs.FileSystem.from_uri(f"s3://{_BUCKET}?allow_bucket_creation=true")
+        bucket.create_dir(_BUCKET)
         self.say(f"an empty bucket {_BUCKET} in an S3 store at {endpoint}, an MLflow server at {tracking}")
         project.change(self.folder, {"storage.root": _STORAGE, "tracking.uri": tracking, "cluster.workers": _WORKERS})
         self._command("scadm", "share", "train")
