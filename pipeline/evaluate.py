@@ -3,7 +3,7 @@
 import json
 from functools import partial
 
-from scadm import tracking
+from scadm import checkpoint, tracking
 from scadm.cluster.data import map_tasks
 from scadm.data.shards import ShardReader
 from scadm.evaluation import summary
@@ -14,6 +14,7 @@ from scadm.evaluation.report import write_report
 from scadm.evaluation.tasks import Counts, Examiner, Measured
 from scadm.manifest import Manifest, digest
 from scadm.stage import Stage, run
+from scadm.store import Store
 
 
 def main(stage: Stage) -> None:
@@ -21,8 +22,12 @@ def main(stage: Stage) -> None:
     data, _ = stage.manifest("data/shards"), Manifest.read(stage.path("models/parser"))
     shards, reports = stage.place("data/shards"), stage.path("reports")
     tracked = tracking.Tracked(tracking.tracking_uri(params.tracking, stage.home), trained["mlflow_run"])
+    weights = tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work")
+    if stage.shared is not None and "://" not in weights:  # fetched from MLflow: now where every node finds them
+        checkpoint.copy_checkpoint(Store(weights), Store(f"{stage.storage_root}/{trained['weights']}"))
+        weights = f"{stage.storage_root}/{trained['weights']}"
     subjects = Subjects(
-        weights=tracking.find_weights(trained, stage.storage_root, tracked, stage.home / ".work"),
+        weights=weights,
         autoencoder=stage.path("models/autoencoder"),
         parser=stage.path("models/parser"),
         shards=shards,

@@ -16,6 +16,7 @@ from ray.data import ActorPoolStrategy
 
 from scadm.cluster import data
 from scadm.cluster.data import map_tasks
+from scadm.sharing import Inputs, Spread, Spreading
 
 CLUSTER = tiny.CLUSTER.model_copy(update={"data_workers": 3})
 TASKS = [{"start": i, "stop": i + 2} for i in range(0, 8, 2)]
@@ -42,7 +43,7 @@ class Rows:
 
 @pytest.fixture
 def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple[list[Any], Rows]]:
-    def run(make: Callable[[], Any], use_gpu: bool = False) -> tuple[list[Any], Rows]:
+    def run(make: Callable[[], Any], use_gpu: bool = False, **given: Any) -> tuple[list[Any], Rows]:
         sets: list[Rows] = []
 
         def from_items(rows: list[dict[str, Any]], override_num_blocks: int) -> Rows:
@@ -64,8 +65,10 @@ def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tup
             what="test",
             unit="rows",
             weight=lambda task: task["stop"] - task["start"],
+            **given,
         )
-        assert [list(places.values()) for places in seen] == [[str(tmp_path)]]
+        place = given["spread"].inputs.root if given else str(tmp_path)
+        assert [list(places.values()) for places in seen] == [[place]]
         return results, sets[0]
 
     return run
@@ -79,6 +82,26 @@ def test_results_come_in_the_order_of_their_tasks(mapped: Callable[..., tuple[li
     results, rows = mapped(lambda: span)
     assert results == [range(0, 2), range(2, 4), range(4, 6), range(6, 8)]
     assert rows.given["compute"] == ActorPoolStrategy(size=3), "as many actors as data_workers"
+
+
+def test_where_nodes_share_no_folder_parts_come_here_from_the_storage_root(
+    mapped: Callable[..., tuple[list[Any], Rows]], tmp_path: Path
+) -> None:
+    work, root = tmp_path / "work", f"file://{tmp_path}/bucket"
+    spread = Spread(Inputs(root, str(tmp_path / "job"), {}), str(work), f"{root}/work/masks-1")
+
+    def write(start: int, stop: int) -> int:
+        (work / f"{start}.txt").write_text(f"{start} to {stop}")
+        return start
+
+    function = Spreading(lambda: write, spread)
+    for task in TASKS:  # on other nodes, whose disks are not seen here
+        function(f"{task['start']}.txt", task)
+        (work / f"{task['start']}.txt").unlink()
+    kept = lambda start, stop: start  # noqa: E731  finds its part whole, and leaves it
+    results, _ = mapped(lambda: kept, spread=spread, makes=lambda task: f"{task['start']}.txt")
+    assert results == [0, 2, 4, 6]
+    assert sorted(path.read_text() for path in work.iterdir()) == ["0 to 2", "2 to 4", "4 to 6", "6 to 8"]
 
 
 def test_each_actor_makes_its_function_once(mapped: Callable[..., tuple[list[Any], Rows]]) -> None:

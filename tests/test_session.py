@@ -183,7 +183,7 @@ def test_a_local_tracking_store_does_on_one_machine_only(
 def test_an_address_that_takes_jobs_is_not_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     config = ClusterConfig.model_construct(address="http://127.0.0.1:8265")
-    with pytest.raises(ValueError, match=r"takes jobs: this can only run there as one \(`scadm submit`\)"):
+    with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:8265, which takes jobs: this can only run there as one"):
         session._address(config)
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert session._address(config) == "auto", "a job is on its cluster already"

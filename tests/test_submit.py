@@ -4,7 +4,9 @@ One head, started without a home. A project's nodes see its folder, or have but 
 """
 
 import json
+import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ import boto3
 import pytest
 from mlflow.tracking import MlflowClient
 from moto.server import ThreadedMotoServer
-from projects import Project
+from projects import Project, wait_for
 from ray_nodes import Head, free_port, mlflow_server, ray_head, submit_when_ready
 
 pytestmark = pytest.mark.cluster
@@ -31,6 +33,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("cluster")
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
     server.start()
@@ -55,8 +58,10 @@ def cluster(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def objects(prefix: str) -> list[str]:
+    """Names of the objects; those that stand for a folder end in a slash, and are left out."""
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-    return [item["Key"] for page in pages for item in page.get("Contents", [])]
+    names = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    return [name for name in names if not name.endswith("/")]
 
 
 def jobs_of(project: Project, cluster: Cluster) -> list[str]:
@@ -118,7 +123,7 @@ def test_the_pipeline_without_a_common_folder(finished: Project, tmp_path: Path,
     assert "submitting scadm-autoencoder" not in said and "submitting scadm-parser" not in said
     assert (project.folder / "reports/index.html").is_file() and list((project.folder / "reports/figures").iterdir())
     assert len(list((project.folder / "data/onehot").glob("*.parquet"))) == 4
-    assert objects("repro/work/") == [] or all(key.endswith("/") for key in objects("repro/work/"))
+    assert objects("repro/work/") == [], "parts are kept until the out is there"
     assert json.loads((project.folder / "reports/metrics.json").read_text())["reconstruction"]["model"]
     assert not [path for path in (project.folder / ".work").glob("*") if not path.name.startswith(".")]
     assert "Data and pipelines are up to date" in project.run("dvc", "repro", "evaluate").stdout
@@ -133,6 +138,18 @@ def test_a_training_with_a_common_folder(finished: Project, tmp_path: Path, clus
     assert f"submitting scadm-train-{trained['run_key']}" in said and "copied to" not in said
     assert (project.folder / "storage" / trained["weights"] / "manifest.json").is_file()
     assert (project.folder / "storage/results" / f"train-{trained['run_key']}" / "result.json").is_file()
+
+    # A launcher that is interrupted leaves the job to itself; the next one follows it.
+    project.set({"training.steps": 60})
+    log = tmp_path / "launcher.log"
+    launcher = project.start("scadm", "submit", "train", "--address", cluster.head.address, log=log)
+    wait_for("the training", lambda: "run key" in log.read_text(), 120)
+    os.killpg(launcher.pid, signal.SIGINT)
+    assert launcher.wait(timeout=60) == 130
+    assert "goes on; the same command follows it again" in log.read_text()
+    said = ended(project, project.run("scadm", "submit", "train", "--address", cluster.head.address, check=False))
+    assert "is at it already; following it" in said and "submitting" not in said
+    assert json.loads((project.folder / "models/train.json").read_text())["run_key"] != trained["run_key"]
 
     doctor = project.run("scadm", "doctor", check=False, RAY_ADDRESS=cluster.head.address).stdout
     assert f"cluster {cluster.head.address}: it takes jobs; 1 node(s), 2 logical CPUs" in doctor

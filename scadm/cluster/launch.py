@@ -191,7 +191,7 @@ def _wants_to_stop() -> bool:
         return False
     try:
         return input("Stop the job too? [y/N] ").strip().lower() in ("y", "yes")
-    except (EOFError, KeyboardInterrupt):
+    except (EOFError, OSError, KeyboardInterrupt):
         return False
 
 

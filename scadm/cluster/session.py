@@ -158,13 +158,12 @@ def _refuse_local_stores(places: Mapping[str, str], hosts: set[str]) -> None:
 
 def _address(cluster: ClusterConfig) -> str:
     """As ray.init takes it: a job is on its cluster already, whatever address it was sent to."""
-    if jobs.in_job() or cluster.address is None:
-        return "auto"
-    if cluster.address.startswith(("http://", "https://")):
+    if (address := jobs.launch_address(cluster)) is not None:
         raise ValueError(
-            f"cluster.address is {cluster.address}, which takes jobs: this can only run there as one (`scadm submit`)."
+            f"cluster.address (or RAY_ADDRESS) is {address}, which takes jobs: this can only run there as one (`scadm "
+            "submit`), and what is no stage needs HOST:6379, or a private Ray."
         )
-    return cluster.address
+    return "auto" if jobs.in_job() or cluster.address is None else cluster.address
 
 
 @contextmanager
