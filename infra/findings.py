@@ -95,9 +95,8 @@ def tracked(uri: str, run: Store, loss_steps: set[int]) -> str:
     if info.status != "FINISHED":
         raise ValueError(f"the MLflow run {info.run_id} is {info.status}, expected FINISHED.")
     steps: dict[str, list[int]] = {}
-    for line in run.read(journal.NAME).splitlines():
-        row = json.loads(line)
-        for name in row.keys() - {"step"}:
+    for row in journal.read(run):
+        for name in row.keys() - journal.NOT_METRICS:
             steps.setdefault(name, []).append(int(row["step"]))
     steps[LOSS] = sorted(loss_steps)  # by the parameters, whatever the journal says
     for name, expected in steps.items():

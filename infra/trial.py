@@ -245,4 +245,4 @@ class Trial:
             steps = findings.expected_steps(params.training.steps, params.monitoring)
             self.say(f"MLflow: {findings.tracked(tracking, run, steps)}")
         except ValueError as error:
-            raise Failed(f"{error}{tail(self.logs / 'job.log')}") from error
+            raise Failed(f"{error} What the job said stands above.") from error

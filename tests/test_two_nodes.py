@@ -8,12 +8,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 from projects import ROOT, wait_for
 
 from infra import environment, findings, project
 from infra.machines import Loopback, Namespaces, entering
 from infra.two_nodes import _LONGEST as LONGEST_TEMPORARY
 from scadm.config import MonitoringConfig, load_params
+from scadm.store import Store
+from scadm.training.journal import Journal
 
 
 def trial(*words: str, log: Path, **env: str) -> "subprocess.Popen[str]":
@@ -77,6 +80,29 @@ def test_a_step_that_is_not_there_once_is_named(logged: list[int], said: str) ->
     findings.require_once("loss", [5, 10], [5, 10])
     with pytest.raises(ValueError, match=said):
         findings.require_once("loss", logged, [5, 10])
+
+
+def test_an_mlflow_run_must_be_finished_and_hold_the_journal_once(tmp_path: Path) -> None:
+    store, run = f"sqlite:///{tmp_path}/mlflow.db", Store(str(tmp_path / "run"))
+    client = MlflowClient(store)
+    tracked = client.create_run(
+        client.create_experiment("e", artifact_location=str(tmp_path / "artifacts"))
+    ).info.run_id
+    journal = Journal(run)
+    for step in (5, 10):
+        journal.add(step, {findings.LOSS: 1.0, "train/rate": 0.1})
+        client.log_metric(tracked, findings.LOSS, 1.0, step=step)
+    with pytest.raises(ValueError, match="is RUNNING, expected FINISHED"):
+        findings.tracked(store, run, {5, 10})
+    client.set_terminated(tracked, "FINISHED")
+    with pytest.raises(ValueError, match=r"train/rate in MLflow: logged twice \[\], missing \[5, 10\]"):
+        findings.tracked(store, run, {5, 10})
+    for step in (5, 10):
+        client.log_metric(tracked, "train/rate", 0.1, step=step)
+    assert "2 metrics, 2 steps of train/loss, each once" in findings.tracked(store, run, {5, 10})
+    client.log_metric(tracked, findings.LOSS, 1.0, step=10)
+    with pytest.raises(ValueError, match=r"train/loss in MLflow: logged twice \[10\]"):
+        findings.tracked(store, run, {5, 10})
 
 
 def test_an_environment_leads_nowhere_else(tmp_path: Path) -> None:
