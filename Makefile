@@ -16,11 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help run ui test test-cluster test-unit lint two-nodes bench-model bench-quickstart bench-data env env-dev clean
-=======
-.PHONY: help run ui test test-unit lint bench-model bench-quickstart bench-data on-paper services image env env-dev clean
->>>>>>> main
+.PHONY: help run ui test test-cluster test-unit lint two-nodes bench-model bench-quickstart bench-data on-paper services image env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
