@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-cluster test-unit lint two-nodes bench-model bench-quickstart bench-data on-paper services image env env-dev clean
+.PHONY: help run ui test test-cluster test-faults test-unit lint two-nodes bench-model bench-quickstart bench-scaling bench-data on-paper services image env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,15 +29,18 @@ run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then 
 ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/storage/mlflow.db --host 127.0.0.1 --port 5000
 
-test: env-dev ## all tests but those of a cluster: about 4 min of set-up once, then about 15 min on two cores
+test: env-dev ## all tests but those of a cluster and of faults: about 4 min of set-up once, then about 15 min on two cores
 	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
-	$(PYTEST) -m "not cluster"
+	$(PYTEST) -m "not cluster and not faults"
 
 test-cluster: env-dev ## stages as jobs of a real Ray on this machine: about 8 min on two cores
 	python -m pytest -m cluster
 
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
-	$(PYTEST) -m "not slow and not cluster"
+	$(PYTEST) -m "not slow and not cluster and not faults"
+
+test-faults: env-dev ## workers, drivers and nodes killed at every moment, and 20 random kills: about half an hour on two cores
+	python -m pytest -m faults
 
 lint: env-dev ## ruff and pyright
 	ruff check . && ruff format --check . && pyright
@@ -48,8 +51,8 @@ bench-model: env ## the model against direct baselines at the published size: ab
 bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about an hour on two cores
 	python -m benchmarks.quickstart
 
-two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with S3 and MLflow servers: about 12 min; SHORT=1: 3 min
-	python -m infra.two_nodes $(if $(SHORT),--short)
+bench-scaling: env ## two workers, Ray, tracking and checkpoints against bare trainers, after `make run`: about 20 min on two cores
+	python -m benchmarks.scaling
 
 bench-data: env ## data stages and loader against plain loops, after `make run`: about 40 min on two cores, 6 GB of disk
 	python -m benchmarks.data
@@ -63,6 +66,9 @@ services: ## MLflow, PostgreSQL and an S3 store on this machine, by docker compo
 
 image: ## the image of Ray nodes and jobs, scadm:$(TORCH); `make image TORCH=cpu` makes the one without CUDA
 	docker build -f infra/Dockerfile --build-arg TORCH=$(TORCH) -t scadm:$(TORCH) .
+
+two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with S3 and MLflow servers: about 12 min; SHORT=1: 3 min
+	python -m infra.two_nodes $(if $(SHORT),--short)
 
 env: $(VENV)/.core ## the environment of `make run`
 env-dev: $(VENV)/.dev ## the environment of `make test`

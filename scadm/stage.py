@@ -46,7 +46,11 @@ def find_home(workspace: Path) -> Path:
     if named := os.environ.get(jobs.HOME):
         home = Path(named)
         if not home.is_absolute() or not home.is_dir():
-            raise ValueError(f"SCADM_HOME is {named!r}, expected the absolute path of an existing folder.")
+            raise ValueError(
+                f"SCADM_HOME is {named!r}, expected the absolute path of an existing folder. On a cluster each node "
+                "must see it, also of one that is reached through a tunnel; where nodes share no folder, set "
+                "storage.root to an address such as s3://bucket/path."
+            )
         return home
     workspace = workspace.resolve()
     for parent in workspace.parents:
@@ -274,6 +278,7 @@ class Stage:
             for out, its in made.items():
                 place = Store(sharing.copy_place(self.storage_root, its))
                 if not sharing.is_there(place):
+                    self.say(f"copying {out} to {place.root}")
                     sharing.share(self.data / out, place)
         found = results.Result(run_key=self.run_key, submission=jobs.submission() or "", outs=made)
         results.write(self.storage_root, self.name, found)

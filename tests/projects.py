@@ -33,6 +33,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.mark = uuid.uuid4().hex
+        self.variables: dict[str, str] = {}
+        """What its commands find in their environment besides."""
 
     @classmethod
     def clone(cls, folder: Path, profile: str = "smoke", changes: Mapping[str, Any] | None = None) -> "Project":
@@ -81,6 +83,7 @@ class Project:
             MARK: self.mark,
             # Experiments of DVC are commits, and a bare machine knows no name for them.
             **{f"GIT_{role}_{what}": who for role in ("AUTHOR", "COMMITTER") for what, who in _SOMEBODY.items()},
+            **self.variables,
         }
 
     def run(self, *command: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
@@ -110,17 +113,22 @@ class Project:
 
         Those whose command holds `named`.
         """
-        found = {}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit():
-                try:
-                    environ = (folder / "environ").read_bytes()
-                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                except OSError:
-                    continue  # gone, or another user's
-                if self.mark.encode() in environ and command and named in command:
-                    found[int(folder.name)] = command
-        return found
+        return {pid: command for pid, command in marked(self.mark).items() if named in command}
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The command of each living process in whose environment `mark` is."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                environ = (folder / "environ").read_bytes()
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue  # gone, or another user's
+            if mark.encode() in environ and command:
+                found[int(folder.name)] = command
+    return found
 
 
 def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> None:

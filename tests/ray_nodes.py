@@ -1,18 +1,20 @@
 """A Ray head and an MLflow server on this machine, each in a process group of its own."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from projects import Project, wait_for
+from projects import Project, marked, wait_for
 
 
 def free_port() -> int:
@@ -76,6 +78,76 @@ def ray_head(project: Project, folder: Path, home: str = "", cpus: int = 2) -> I
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+
+class Nodes:
+    """A cluster of several Ray nodes on this machine: a head without CPUs, and nodes of one CPU that come and go."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self._temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        (folder / "token").write_text("0" * 64)
+        self._token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+        self._project = Project(project.folder)
+        self.names: list[str] = []
+        """Of the nodes that were not killed, the oldest first."""
+        self._started = 0
+
+    def __enter__(self) -> "Nodes":
+        head = (f"--port={self._port}", "--head", "--num-cpus=0", "--include-dashboard=false")
+        self._start("head", *head, f"--temp-dir={self._temporary}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pid in marked(self._project.mark):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for("the end of the nodes", lambda: not marked(self._project.mark), 60)
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def client(self, project: Project) -> dict[str, str]:
+        """What a driver finds in its environment."""
+        return self._token | {"RAY_ADDRESS": f"127.0.0.1:{self._port}", "SCADM_HOME": str(project.folder)}
+
+    def add(self) -> str:
+        self._started += 1
+        name = f"node{self._started}"
+        self._start(name, f"--address=127.0.0.1:{self._port}", "--num-cpus=1")
+        self.names.append(name)
+        return name
+
+    def kill(self, name: str) -> None:
+        """The node and all that runs on it, at once, as when its machine is lost."""
+        for pid in marked(self._mark(name)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.names.remove(name)
+
+    def drain(self, name: str, seconds: int) -> None:
+        """Give notice, as before a spot machine is taken back."""
+        program = (
+            f"import ray; ray.init('127.0.0.1:{self._port}', log_to_driver=False); "
+            f"print(*(n['NodeID'] for n in ray.nodes() if n['NodeName'] == '{name}' and n['Alive']))"
+        )
+        id = self._project.run(sys.executable, "-c", program, **self._token).stdout.split()[-1]
+        notice = ("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "a test's notice")
+        address = ("--address", f"127.0.0.1:{self._port}")
+        deadline = ("--deadline-remaining-seconds", str(seconds))
+        self._project.run("ray", "drain-node", *address, "--node-id", id, *notice, *deadline, **self._token)
+
+    def _mark(self, name: str) -> str:
+        return f"{self._project.mark}-{name}."
+
+    def _start(self, name: str, *options: str) -> None:
+        self._project.variables = self._token | {"SCADM_TEST_NODE": self._mark(name)}
+        log = self._folder / f"{name}.log"
+        self._project.start(
+            *("ray", "start", "--block", "--node-ip-address=127.0.0.1", f"--node-name={name}", *options),
+            *(f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"),
+            log=log,
+        )
+        wait_for(f"the Ray node {name}", lambda: "Ray runtime started" in log.read_text(), 120)
 
 
 @contextmanager

@@ -406,7 +406,6 @@ EVERYWHERE = {
     "scadm/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
     "scadm/stage.py",  # where a result is put
     "scadm/jobs.py",  # likewise, of a job
-    "scadm/stopping.py",  # when a process ends
     "scadm/results.py",
     "scadm/sharing.py",  # moves bytes, whose sha256 is checked
     "scadm/progress.py",  # bars

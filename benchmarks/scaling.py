@@ -1,0 +1,173 @@
+"""What several workers, Ray, tracking and checkpoints cost a training, against trainers that have none of them.
+
+    python -m benchmarks.scaling              # after `make run` or `dvc repro latents`: about 20 minutes on two cores
+    python -m benchmarks.scaling --rounds 3
+
+Three ways of training the model of params.yaml on two cores, which take turns in an order that changes each round:
+
+bare       the ceiling: two trainers side by side, each a process with one thread that knows nothing of the other, with
+           half the batch each; `python -m scadm.training`, no checkpoint within the measured steps. Their rates add up.
+torchrun   two ranks that share the batch by DistributedDataParallel, without Ray, tracking and checkpoints.
+pipeline   two Ray Train workers with MLflow, metrics of the machine, and a checkpoint every 20 steps (the quickstart
+           writes one every 100).
+
+A rate is images by seconds between two lines of the run's journal, so checkpoints that it waits for count. Of each
+ratio the median over the rounds is given, with a bootstrap interval of 95 %. The result is kept in
+benchmarks/scaling.json and .md.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from benchmarks import machine
+from scadm import tracking
+from scadm.cluster.train import run_training
+from scadm.config import load_params
+from scadm.manifest import Manifest, write_atomically, write_json
+from scadm.progress import bar
+from scadm.store import Store
+from scadm.training import journal
+from scadm.training.job import TrainJob
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS, FROM, TO = 75, 15, 70
+"""Steps of a training, and those between which it is measured: compilation of nothing, but caches, come before."""
+CHECKPOINT_EVERY = 20
+NEVER = 10**6
+
+
+def params_file(folder: Path, **changes: Any) -> Path:
+    """The project's parameters with those that the benchmark sets."""
+    tree = yaml.safe_load((ROOT / "params.yaml").read_text())
+    tree["training"] |= {"steps": STEPS, "batch_size": changes.pop("batch_size", tree["training"]["batch_size"])}
+    tree["monitoring"] |= {"log_every": 5, "validate_every": NEVER, "sample_every": NEVER, "validation_samples": 4}
+    tree["monitoring"]["checkpoint_every"] = changes.pop("checkpoint_every")
+    tree["cluster"] |= {"address": None, "workers": 2, "use_gpu": False} | changes
+    path = folder / "params.yaml"
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
+
+
+def rate(run: Path, batch: int) -> float:
+    """Images per second of a run, by the times in its journal."""
+    times = {int(row["step"]): row["time"] for row in journal.read(Store(str(run))) if "train/loss" in row}
+    return (TO - FROM) * batch / (times[TO] - times[FROM]) * 1000
+
+
+def finish(*processes: "subprocess.Popen[bytes]") -> None:
+    outputs = [process.communicate()[0] for process in processes]
+    for process, output in zip(processes, outputs, strict=True):
+        if process.returncode != 0:
+            raise RuntimeError(f"a training ended with {process.returncode}:\n{output.decode()[-3000:]}")
+
+
+def start(*arguments: str, threads: int | None = 1) -> "subprocess.Popen[bytes]":
+    env = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def bare(folder: Path, batch: int) -> float:
+    params = params_file(folder, batch_size=batch // 2, checkpoint_every=NEVER, workers=1)
+    runs = [folder / "one", folder / "other"]
+    finish(*(start("-m", "scadm.training", str(run), "--params", str(params)) for run in runs))
+    return sum(rate(run, batch // 2) for run in runs)
+
+
+def torchrun(folder: Path, batch: int) -> float:
+    params = params_file(folder, checkpoint_every=NEVER)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    finish(start(*launch, "-m", "scadm.training", str(folder / "run"), "--params", str(params)))
+    return rate(folder / "run", batch)
+
+
+def pipeline(folder: Path, batch: int) -> float:
+    params = params_file(folder, checkpoint_every=CHECKPOINT_EVERY)
+    finish(start("-m", "benchmarks.scaling", "--train", str(folder / "run"), "--params", str(params), threads=None))
+    return rate(folder / "run", batch)
+
+
+def train(run: Path, params_path: Path) -> None:
+    """One training as the stage does it, into a run folder and an MLflow store of its own."""
+    params, shards = load_params(params_path), ROOT / "data/shards"
+    data = Manifest.read(shards)
+    autoencoder = str(ROOT / "models/autoencoder")
+    job = TrainJob.of(params, data, run=str(run), shards=str(shards), autoencoder=autoencoder, initial=None)
+    tree = params.model_dump(mode="json")
+    tracked = tracking.open_run(params.tracking, run.parent, "k", name="k", params=tree, tags={}, dataset=None)
+    with tracking.ending(tracked):
+        run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
+
+
+WAYS: dict[str, Callable[[Path, int], float]] = {"bare": bare, "torchrun": torchrun, "pipeline": pipeline}
+RATIOS = (("torchrun", "bare"), ("pipeline", "bare"), ("pipeline", "torchrun"))
+
+
+def interval(ratios: list[float]) -> tuple[float, float, float]:
+    """Median over the rounds, and 95 % of what it is when rounds are drawn again."""
+    random = np.random.default_rng(0)
+    medians = np.median(random.choice(ratios, (10_000, len(ratios))), axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def describe(rates: dict[str, list[float]]) -> str:
+    rounds, cpu = len(rates["bare"]), machine.describe(torch.device("cpu"))
+    lines = [
+        f"Two workers on {cpu}; {rounds} rounds that take turns, steps {FROM} to {TO} "
+        "of the quickstart's model. Written by `python -m benchmarks.scaling`.",
+        "",
+        "| way | images/s, median | from | to |",
+        "| --- | ---: | ---: | ---: |",
+        *(f"| {way} | {np.median(r):.1f} | {min(r):.1f} | {max(r):.1f} |" for way, r in rates.items()),
+        "",
+        "| ratio, by round | median | 95 % |",
+        "| --- | ---: | ---: |",
+    ]
+    for above, below in RATIOS:
+        median, low, high = interval([a / b for a, b in zip(rates[above], rates[below], strict=True)])
+        lines.append(f"| {above} / {below} | {median:.3f} | {low:.3f} to {high:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, and write the tables; or train once, for the way `pipeline`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--params", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.train is not None:
+        train(given.train, given.params)
+        return
+    Manifest.read(ROOT / "data/shards")
+    batch = load_params(ROOT / "params.yaml").training.batch_size
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    with bar(given.rounds * len(WAYS), "scaling", "trainings") as progress:
+        for number in range(given.rounds):
+            names = list(WAYS)
+            for name in names[number % 3 :] + names[: number % 3]:
+                with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+                    rates[name].append(WAYS[name](Path(folder), batch))
+                progress.set_postfix_str(f"{name} {rates[name][-1]:.1f} images/s", refresh=False)
+                progress.update(1)
+    table = describe(rates)
+    write_json(ROOT / "benchmarks/scaling.json", rates)
+    write_atomically(ROOT / "benchmarks/scaling.md", table)
+    print(json.dumps(rates))
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
