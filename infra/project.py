@@ -46,7 +46,7 @@ def change(folder: Path, values: Mapping[str, Any]) -> None:
         *sections, name = key.split(".")
         place = tree
         for section in sections:
-            place = place[section]
+            place = place.get(section, {})
         if name not in place:
             raise ValueError(f"{key} is no parameter of {path}, so that nothing would read it.")
         place[name] = value

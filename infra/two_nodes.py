@@ -68,26 +68,26 @@ def _outside(options: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     work = Path(tempfile.mkdtemp(prefix="2n-", dir=_temporary()))
-    status = 1
+    status, stopped = 1, False
     try:
         prefix = None if options.loopback else entering()
         inner = [sys.executable, "-m", "infra.two_nodes", "--inside", str(work)]
         inner += ["--short"] if options.short else []
         inner += ["--loopback"] if prefix is None else []
         inner += ["--project", str(options.project.resolve())] if options.project is not None else []
-        # The pipe is never written to: it ends when this process does, however that comes.
         home = work / "home"
         home.mkdir()
         env = environment.clean(home, os.environ)
+        # The pipe is never written to: it ends when this process does, however that comes.
         with subprocess.Popen(
             [*(prefix or []), *inner], cwd=ROOT, env=env, stdin=subprocess.PIPE, start_new_session=True
         ) as process:
             try:
-                status = process.wait()
+                status = abs(process.wait())  # below 0 if the system has killed it
             finally:
                 process.kill()
-    except SystemExit as stopped:
-        status = int(str(stopped.code))
+    except SystemExit as interruption:
+        status, stopped = int(str(interruption.code)), True
         print(f"\nstopped by {signal.Signals(status - 128).name}", flush=True)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -95,7 +95,7 @@ def _outside(options: argparse.Namespace) -> int:
         if left := end_descendants():
             print(f"warning: processes {left} could not be ended", file=sys.stderr, flush=True)
             status = status or 1
-        if status == 1 and (kept := _keep_logs(work)) is not None:
+        if status != 0 and not stopped and (kept := _keep_logs(work)) is not None:
             print(f"the logs are in {kept}", file=sys.stderr, flush=True)
         shutil.rmtree(work)
     return status
@@ -106,7 +106,7 @@ def _keep_logs(work: Path) -> Path | None:
     places = {"script": work / "logs"}
     for node in sorted((work / "machines").glob("*")):
         places[node.name] = next(node.glob("ray/session_2*/logs"), node / "none")
-    if not any(place.is_dir() for place in places.values()):
+    if not any(path.is_file() for place in places.values() for path in place.rglob("*")):
         return None
     kept = Path(tempfile.mkdtemp(prefix="two-nodes-logs-"))
     for name, place in places.items():
