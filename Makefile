@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-cluster test-faults test-unit lint bench-model bench-quickstart bench-scaling bench-data on-paper services image env env-dev clean
+.PHONY: help run ui test test-cluster test-faults test-unit lint two-nodes bench-model bench-quickstart bench-scaling bench-data on-paper services image env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -66,6 +66,9 @@ services: ## MLflow, PostgreSQL and an S3 store on this machine, by docker compo
 
 image: ## the image of Ray nodes and jobs, scadm:$(TORCH); `make image TORCH=cpu` makes the one without CUDA
 	docker build -f infra/Dockerfile --build-arg TORCH=$(TORCH) -t scadm:$(TORCH) .
+
+two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with S3 and MLflow servers: about 12 min; SHORT=1: 3 min
+	python -m infra.two_nodes $(if $(SHORT),--short)
 
 env: $(VENV)/.core ## the environment of `make run`
 env-dev: $(VENV)/.dev ## the environment of `make test`
