@@ -447,6 +447,7 @@ def test_a_training_that_would_wait_for_ever() -> None:
         probe._require_resources(on_gpus, {"CPU": 2.0, "GPU": 1.0})
     with pytest.raises(probe.Lacking, match=r"it has 1 CPUs, cluster.workers 2 needs 2"):
         probe._require_resources(params().cluster, {"CPU": 1.0})
+    probe._require_resources(params(cluster__min_workers=1).cluster, {"CPU": 1.0})
 
 
 def test_the_reason_of_a_private_ray_that_does_not_start(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,8 @@ def test_a_stage_is_submitted_followed_and_its_outs_are_here(
     assert request["submission_id"] == f"scadm-train-{stage.run_key}"
     assert request["entrypoint"] == "python -m pipeline.train"
     assert request["runtime_env"]["working_dir"] == str(project)
-    assert request["runtime_env"]["env_vars"] == {"SCADM_HOME": "", "SCADM_DATA": ""}, "credentials are not sent"
+    sent = {"SCADM_HOME": "", "SCADM_DATA": "", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
+    assert request["runtime_env"]["env_vars"] == sent, "credentials are not sent"
     assert (project / "models/train.json").read_text() == "models/train.json made"
     assert sharing.Shared.read(project) is not None
     said = capsys.readouterr().out
@@ -237,7 +238,8 @@ def test_outs_in_another_folder_than_this_one_are_an_error(project: Path, cluste
     found = cluster(elsewhere)
     with pytest.raises(ValueError, match=r"models/train\.json is not there: the nodes see another folder"):
         launch.launch(Stage("train"), HERE)
-    assert found.requests[0]["runtime_env"]["env_vars"] == {"SCADM_HOME": str(project), "SCADM_DATA": str(project)}
+    sent = found.requests[0]["runtime_env"]["env_vars"]
+    assert (sent["SCADM_HOME"], sent["SCADM_DATA"]) == (str(project), str(project))
 
 
 # --- what is refused, and where a stage runs -------------------------------------------------------------

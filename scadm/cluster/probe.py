@@ -77,10 +77,12 @@ def _version() -> str:
 
 def _require_resources(cluster: ClusterConfig, found: Mapping[str, float]) -> None:
     """Raise Lacking where the training would wait for what the cluster does not have."""
-    for what, wanted in (("CPU", cluster.workers), ("GPU", cluster.workers if cluster.use_gpu else 0)):
+    key = "min_workers" if cluster.min_workers else "workers"
+    fewest = cluster.min_workers or cluster.workers
+    for what, wanted in (("CPU", fewest), ("GPU", fewest if cluster.use_gpu else 0)):
         if found.get(what, 0) < wanted:
             raise Lacking(
-                f"it has {found.get(what, 0):g} {what}s, cluster.workers {cluster.workers} needs {wanted}: the "
+                f"it has {found.get(what, 0):g} {what}s, cluster.{key} {fewest} needs {wanted}: the "
                 "training would wait for ever, unless nodes join"
             )
 
