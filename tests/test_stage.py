@@ -453,6 +453,7 @@ ALLOWED: dict[str, set[str]] = {
         "scadm/training/attend.py",  # who may write a run
         "scadm/training/lease.py",
         "scadm/training/journal.py",
+        "scadm/training/window.py",
         "scadm/training/saver.py",  # how its state is written: it changes none of it
         "scadm/training/estimate.py",  # what is said before the training starts
         "scadm/initial.py",  # where initial weights are fetched from; their digest is in the run key

@@ -230,7 +230,7 @@ def test_no_steps_end_with_the_initial_weights_bit_for_bit(folder: Path, tmp_pat
     assert (config["guidance_null"], config["step"]) == ("zero", 0)
     assert (config["latent_mean"], config["latent_std"]) == ([0.3, -0.2, 0.1], [0.5, 1.5, 2.0])
     assert hooks.reports == [0]
-    assert [row.keys() for row in rows(job)] == [{"step", "validation/loss"}]
+    assert [row.keys() for row in rows(job)] == [{"step", "time", "validation/loss"}]
     again = tiny.Recorder()
     train(job, ALONE, again)
     assert again == tiny.Recorder(), "finished"

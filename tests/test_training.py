@@ -129,6 +129,17 @@ def test_a_stop_writes_a_checkpoint_of_its_step_first(
     assert weights(job) == weights(finished[0])
 
 
+def test_a_mean_over_steps_before_and_after_a_stop_is_that_of_all(folder: Path, tmp_path: Path) -> None:
+    rarely = tiny.MONITORING.model_copy(update={"log_every": 4, "checkpoint_every": 100})
+    whole = tiny.training_job(folder, run=str(tmp_path / "whole"), monitoring=rarely)
+    train(whole, ALONE, tiny.Recorder())
+    job = tiny.training_job(folder, run=str(tmp_path / "run"), monitoring=rarely)
+    train(job, ALONE, tiny.Recorder(stop_after=6))
+    train(job, ALONE, tiny.Recorder())
+    assert len(metrics(job, "train/loss")) == 2
+    np.testing.assert_allclose(metrics(job, "train/loss"), metrics(whole, "train/loss"), rtol=1e-6)
+
+
 def test_before_a_machine_is_lost_a_checkpoint_is_written(folder: Path, tmp_path: Path) -> None:
     job = tiny.training_job(folder, run=str(tmp_path / "run"))
     with pytest.raises(tiny.Killed):

@@ -7,10 +7,9 @@ to the images of a batch. Nothing is kept beside weights, optimiser and step (se
 import time
 from contextlib import closing, nullcontext
 
-import torch
 from torch import Tensor
 
-from scadm.checkpoint import checkpoint_name, complete_steps, is_complete
+from scadm.checkpoint import checkpoint_name, complete_steps, is_complete, read_config
 from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
 from scadm.store import Store
@@ -19,10 +18,11 @@ from scadm.training.hooks import Hooks, Wish
 from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Journal
 from scadm.training.learner import Learner
-from scadm.training.parallel import agreed, worker_mean
+from scadm.training.parallel import agreed
 from scadm.training.samples import sample_grid
 from scadm.training.saver import FINAL, Saver
 from scadm.training.validation import Validation
+from scadm.training.window import Window
 
 FINISHED = -1
 
@@ -92,8 +92,11 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
             saver.best(metrics["validation/loss"], average, job.checkpoint_config(step))
 
     def checkpoint(step: int) -> None:
+        window.add_all(losses, worker)
+        losses.clear()
         if saver is not None:
-            saver.checkpoint(step, learner.state.tensors(), job.checkpoint_config(step))
+            config = job.checkpoint_config(step) | {"window": window.as_json()}
+            saver.checkpoint(step, learner.state.tensors(), config)
 
     def finish(step: int) -> None:
         if saver is not None:
@@ -105,6 +108,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
         hooks.report({"step": 0.0})
 
     losses: list[Tensor] = []
+    window = Window() if newest is None else Window(*read_config(newest)["window"])
     since, since_step = time.perf_counter(), first
     for step, parts in loader.steps(first, config.steps):
         learnt = learner.learn(step, parts)
@@ -117,7 +121,10 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
         wish = Wish(agreed(hooks.wish() if worker.leads else 0, worker))
         asked = wish is Wish.STOP or (wish is Wish.LOOK and hooks.losing_machine())
         if done % monitoring.log_every == 0 or final:
-            mean = worker_mean(torch.stack(losses).mean(), worker)
+            window.add_all(losses, worker)
+            losses.clear()
+            mean = window.mean()
+            window = Window()
             speed = (done - since_step) * config.batch_size / (time.perf_counter() - since)
             metrics = {
                 "train/loss": mean,
@@ -130,7 +137,6 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
             if bar is not None:
                 failures = f", {failed} checkpoints failed" if failed else ""
                 bar.set_postfix_str(f"loss {mean:.3f}, {speed:.0f} images/s{failures}")
-            losses.clear()
             since, since_step = time.perf_counter(), done
         if done % monitoring.validate_every == 0 or final:
             validate(done)
