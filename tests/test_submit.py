@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,13 @@ def objects(prefix: str) -> list[str]:
 
 
 def jobs_of(project: Project, cluster: Cluster) -> list[str]:
-    from ray.job_submission import JobSubmissionClient
-
-    found = [job.submission_id or "" for job in JobSubmissionClient(cluster.head.address).list_jobs()]
-    return [name for name in found if name]
+    """Asked by a process of its own: Ray reads how it authenticates but once, and this one may have been asked before."""
+    program = "import sys; from ray.job_submission import JobSubmissionClient as Client; "
+    program += (
+        "print(*('job:' + j.submission_id for j in Client(sys.argv[1]).list_jobs() if j.submission_id), sep='\\n')"
+    )
+    said = project.run(sys.executable, "-c", program, cluster.head.address).stdout
+    return [line.removeprefix("job:") for line in said.splitlines() if line.startswith("job:")]
 
 
 def ended(project: Project, done: "subprocess.CompletedProcess[str]") -> str:
