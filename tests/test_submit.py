@@ -66,7 +66,7 @@ def objects(prefix: str) -> list[str]:
 
 
 def jobs_of(project: Project, cluster: Cluster) -> list[str]:
-    """Asked by a process of its own: Ray reads how it authenticates but once, and this one may have been asked before."""
+    """Asked by a process of its own: Ray reads but once how it authenticates, and here it may have done so before."""
     program = "import sys; from ray.job_submission import JobSubmissionClient as Client; "
     program += (
         "print(*('job:' + j.submission_id for j in Client(sys.argv[1]).list_jobs() if j.submission_id), sep='\\n')"
