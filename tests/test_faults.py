@@ -20,7 +20,7 @@ import pytest
 from projects import Project, kill_group, marked, wait_for
 from ray_nodes import Nodes
 
-from scadm.checkpoint import complete_steps
+from scadm.checkpoint import complete_steps, digest_of
 from scadm.manifest import FILE_NAME
 from scadm.store import Store
 
@@ -197,9 +197,12 @@ def test_workers_are_fewer_and_more_as_nodes_go_and_come(finished: Project, tmp_
 
 
 def test_a_driver_that_dvc_left_behind_is_awaited(finished: Project, tmp_path: Path) -> None:
-    run = Run(finished, tmp_path)
+    run = Run(finished, tmp_path, **{"training.steps": 400})  # long enough for another dvc to start meanwhile
+    runs = run.folder.parent
     command = ("dvc", "repro", "--force", "--single-item", "train")
     first = run.start(*command)
+    wait_for("a run", lambda: any(runs.glob("*/metrics.jsonl")), 120)
+    (run.folder,) = (path.parent for path in runs.glob("*/metrics.jsonl"))
     until(lambda: run.step() >= 5, 120, first)
     first.kill()  # dvc alone: what it has started goes on
     first.wait()
@@ -208,7 +211,8 @@ def test_a_driver_that_dvc_left_behind_is_awaited(finished: Project, tmp_path: P
     run.require_end()
     assert "trains this run already; waiting for its end" in run.said
     assert run.said.count("resuming from step") == 0, "nothing was trained twice"
-    run.require_same(finished)
+    assert run.steps() == list(range(1, 401))
+    assert sha256(run.project) == digest_of(Store(str(run.folder / "final")))
     wait_for("the end of all processes", lambda: not run.project.processes(), LINGERING)
 
 
