@@ -33,7 +33,7 @@ test: env-dev ## all tests but those of a cluster and of faults: about 4 min of 
 	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
 	$(PYTEST) -m "not cluster and not faults"
 
-test-cluster: env-dev ## stages as jobs of a real Ray on this machine: about 8 min on two cores
+test-cluster: env-dev ## stages as jobs of real Rays on this machine, one of two nodes: about 20 min on two cores
 	python -m pytest -m cluster
 
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
