@@ -29,8 +29,8 @@ run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then 
 ui: env ## the MLflow UI on http://127.0.0.1:5000 (Ctrl-C ends it)
 	mlflow ui --backend-store-uri sqlite:///$(CURDIR)/storage/mlflow.db --host 127.0.0.1 --port 5000
 
-test: env-dev ## all tests but those of a cluster and of faults: about 4 min of set-up once, then about 15 min on two cores
-	@echo "== pytest: unit tests, then real runs of the pipeline; about 15 minutes on two cores =="
+test: env-dev ## all tests but those of a cluster and of faults: about 4 min of set-up once, then about 20 min on two cores
+	@echo "== pytest: unit tests, then real runs of the pipeline; about 20 minutes on two cores =="
 	$(PYTEST) -m "not cluster and not faults"
 
 test-cluster: env-dev ## stages as jobs of real Rays on this machine, one of two nodes: about 20 min on two cores
@@ -39,7 +39,7 @@ test-cluster: env-dev ## stages as jobs of real Rays on this machine, one of two
 test-unit: env-dev ## the tests without whole runs of the pipeline: under 3 min
 	$(PYTEST) -m "not slow and not cluster and not faults"
 
-test-faults: env-dev ## workers, drivers and nodes killed at every moment, and 20 random kills: about half an hour on two cores
+test-faults: env-dev ## workers, drivers and nodes killed at every moment, and 20 random kills, which alone take about 20 min
 	python -m pytest -m faults
 
 lint: env-dev ## ruff and pyright
@@ -51,7 +51,7 @@ bench-model: env ## the model against direct baselines at the published size: ab
 bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about an hour on two cores
 	python -m benchmarks.quickstart
 
-bench-scaling: env ## two workers, Ray, tracking and checkpoints against bare trainers, after `make run`: about 20 min on two cores
+bench-scaling: env ## two workers, Ray, tracking and checkpoints against bare trainers, after `make run`
 	python -m benchmarks.scaling
 
 bench-data: env ## data stages and loader against plain loops, after `make run`: about 40 min on two cores, 6 GB of disk
@@ -67,7 +67,7 @@ services: ## MLflow, PostgreSQL and an S3 store on this machine, by docker compo
 image: ## the image of Ray nodes and jobs, scadm:$(TORCH); `make image TORCH=cpu` makes the one without CUDA
 	docker build -f infra/Dockerfile --build-arg TORCH=$(TORCH) -t scadm:$(TORCH) .
 
-two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with S3 and MLflow servers: about 12 min; SHORT=1: 3 min
+two-nodes: env-dev ## the quickstart's training on two Ray nodes made here, with S3 and MLflow servers; SHORT=1: smoke, 3 min
 	python -m infra.two_nodes $(if $(SHORT),--short)
 
 env: $(VENV)/.core ## the environment of `make run`

@@ -1,6 +1,6 @@
 """What several workers, Ray, tracking and checkpoints cost a training, against trainers that have none of them.
 
-    python -m benchmarks.scaling              # after `make run` or `dvc repro latents`: about 20 minutes on two cores
+    python -m benchmarks.scaling              # after `make run` or `dvc repro latents`
     python -m benchmarks.scaling --rounds 3
 
 Three ways of training the model of params.yaml on two cores, which take turns in an order that changes each round:
@@ -42,7 +42,7 @@ from scadm.training.job import TrainJob
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS, FROM, TO = 75, 15, 70
-"""Steps of a training, and those between which it is measured: compilation of nothing, but caches, come before."""
+"""Steps of a training, and those between which it is measured: what is slow at first comes before."""
 CHECKPOINT_EVERY = 20
 NEVER = 10**6
 

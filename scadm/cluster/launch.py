@@ -18,7 +18,7 @@ from scadm.stage import Stage, content, declared, recorded_outs
 from scadm.store import Store
 
 _SECONDS_TO_BEGIN = 90  # a head that has just started has no agent for jobs yet, and says so
-_SECONDS_TO_CHECKPOINT = ("RAY_JOB_STOP_WAIT_TIME_S", "60")
+_TIME_TO_CHECKPOINT = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}
 """What Ray gives a job between SIGTERM and the end; its own default, 3, is too short for a checkpoint."""
 _SECONDS_TO_STOP = 70
 _OUTS = ("data/", "models/", "reports/")
@@ -83,7 +83,7 @@ def share(stage: Stage, names: Iterable[str]) -> Shared:
 
 def _environment(stage: Stage) -> dict[str, str]:
     """All that a job gets of this process's environment. Credentials are the nodes' own."""
-    found = {jobs.HOME: "", jobs.DATA: "", _SECONDS_TO_CHECKPOINT[0]: _SECONDS_TO_CHECKPOINT[1]}
+    found = {jobs.HOME: "", jobs.DATA: "", **_TIME_TO_CHECKPOINT}
     if shares_folder(stage):
         found |= {jobs.HOME: str(stage.home.resolve()), jobs.DATA: str(stage.data.resolve())}
     tags = lineage.tags(stage.workspace, "")

@@ -19,7 +19,7 @@ from PIL import Image
 from scadm.config import load_params
 from scadm.manifest import Manifest
 from scadm.progress import bar
-from scadm.stopping import Stop, stopping
+from scadm.stopping import Stop, Stopped, stopping
 from scadm.store import Store
 from scadm.training.hooks import Progress, Wish
 from scadm.training.job import TrainJob, Worker
@@ -122,6 +122,8 @@ def main() -> None:
             stop.require_end()
     except Taken as taken:
         raise SystemExit(f"error: {taken.holder} trains {given.run} already. Wait for it, or end it.") from None
+    except Stopped as stopped:  # its checkpoint is written, or a second signal came
+        raise SystemExit(stopped.status) from None
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     finally:
