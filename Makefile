@@ -12,8 +12,8 @@ export DVC_NO_ANALYTICS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 
-# Two files of tests side by side.
-PYTEST := python -m pytest -n 2 --dist loadfile
+# Two files of tests side by side, in the order that tests/conftest.py gives them.
+PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run ui test test-cluster test-faults test-unit lint two-nodes bench-model bench-quickstart bench-scaling bench-data on-paper services image env env-dev clean

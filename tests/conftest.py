@@ -15,6 +15,16 @@ GUARD = Path(__file__).parent / "guard"
 runpy.run_path(str(GUARD / "sitecustomize.py"))
 
 
+LONGEST = ("test_resume", "test_real_faces", "test_bare_training", "test_import_checkpoint", "test_pipeline")
+"""Files of whole runs, in the order in which they start."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that none of several processes is left with one while the others have ended."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data that is not part of the project; without it the test is skipped."""

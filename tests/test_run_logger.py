@@ -66,6 +66,27 @@ def test_metrics_and_pictures_arrive_in_order(tracked: Tracked) -> None:
     assert pictures(tracked) == ["samples~faces+step+7"]
 
 
+def test_what_is_logged_within_some_seconds_takes_one_call(tracked: Tracked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those who wait for it do not wait for the next one."""
+    calls: list[list[int]] = []
+    send = MlflowClient.log_batch
+
+    def counted(self: MlflowClient, run_id: str, metrics: Any) -> Any:
+        calls.append([metric.step for metric in metrics])
+        return send(self, run_id, metrics=metrics)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    with RunLogger(tracked, every=600) as logger:
+        logger.log(1, {"train/loss": 1.0})
+        assert logger.flush(30)
+        logger.log(2, {"train/loss": 1.0})
+        logger.log(3, {"train/loss": 1.0})
+        assert logger.waiting == 2
+        assert logger.flush(30)
+        logger.log(4, {"train/loss": 1.0})
+    assert calls == [[1], [2, 3], [4]]
+
+
 def test_a_picture_of_a_step_that_is_done_again_is_there_once(tracked: Tracked) -> None:
     for _ in range(2):  # the second time as after a restart
         with RunLogger(tracked) as logger:
@@ -152,7 +173,7 @@ def test_pictures_that_wait_are_bounded() -> None:
 
 def test_pictures_that_are_refused_do_not_keep_metrics_waiting(tracked: Tracked) -> None:
     said: list[str] = []
-    with RunLogger(tracked, say=said.append, pause=0.01) as logger:
+    with RunLogger(tracked, say=said.append, every=0, pause=0.01) as logger:
         logger.picture(0, "no such name: ?", PICTURE)
         logger.picture(1, "samples", PICTURE)
         step = 0
@@ -207,7 +228,7 @@ def test_a_server_that_dies_and_returns_loses_nothing(
 ) -> None:
     tracked, said = opened(server.uri, tmp_path, "dies"), []
     journal: list[dict[str, Any]] = []
-    logger = RunLogger(tracked, say=said.append, pause=0.2)
+    logger = RunLogger(tracked, say=said.append, every=0, pause=0.2)
 
     def train(steps: range) -> float:
         """Seconds that the longest step waited."""

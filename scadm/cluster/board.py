@@ -5,6 +5,7 @@ newest state, and a thread of the driver shows it. The actor outlives the worker
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -16,7 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scadm.progress import bar
 from scadm.stopping import Stop
 
-_EVERY = 0.5  # seconds
+_EVERY = 0.5  # seconds between two looks at the board
+_SHOWS_EVERY = 0.25  # seconds between two notes of where the training is: a step may take less
 
 
 class State(NamedTuple):
@@ -63,17 +65,22 @@ class Remote:
 
     def __init__(self, board: Any, total: int, initial: int) -> None:
         self.board, self.total, self.done, self.text = board, total, initial, ""
-        self.update(0)
+        self._show()
 
     def update(self, n: float = 1) -> None:
         self.done += int(n)
-        self.board.show.remote(self.total, self.done, self.text)
+        if time.monotonic() >= self._next_show:
+            self._show()
 
     def set_postfix_str(self, s: str) -> None:
         self.text = s
 
     def close(self) -> None:
-        self.update(0)
+        self._show()
+
+    def _show(self) -> None:
+        self.board.show.remote(self.total, self.done, self.text)
+        self._next_show = time.monotonic() + _SHOWS_EVERY
 
 
 @contextmanager

@@ -5,6 +5,7 @@ is found by comparing the two, metric by metric. A call that failed may have bee
 repeated with the same times, and a store keeps one of two equal rows.
 """
 
+import math
 import re
 import threading
 import time
@@ -26,6 +27,7 @@ from scadm.tracking.store import Tracked, asking, impatient, warn
 METRICS_PER_CALL = 1000
 """MLflow's own limit."""
 
+_EVERY = 5.0  # seconds from one call to the next: a call takes the training's processor for about 0.1 s
 _PAUSE = 5.0  # seconds after a call that failed
 _TRIES = 5  # of a picture, while metrics get through
 _PICTURES = 20  # that wait at a time: some megabytes each
@@ -111,18 +113,28 @@ class RunLogger:
     `say` gets what is said, once when calls begin to fail and once when they succeed again.
     """
 
-    def __init__(self, tracked: Tracked, say: Callable[[str], None] = said_here, pause: float = _PAUSE) -> None:
+    def __init__(
+        self,
+        tracked: Tracked,
+        say: Callable[[str], None] = said_here,
+        every: float = _EVERY,
+        pause: float = _PAUSE,
+    ) -> None:
         self.tracked = tracked
         self.failures = 0
         """Calls that failed."""
         self.lost = 0
         """Pictures that were given up."""
-        self._say, self._pause = say, pause
+        self._say, self._every, self._pause = say, every, pause
         self._metrics: deque[_Metrics | _Journal] = deque()
         self._pictures: deque[_Picture] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._busy = False
+        self._next_call = -math.inf
+        """When the next call may be made, on the monotonic clock, if nobody waits for it."""
+        self._hurried = 0
+        """How many wait in `flush`."""
         self._end: float | None = None
         """When to give up, on the monotonic clock; None while it goes on."""
         self._calls = 0
@@ -162,7 +174,12 @@ class RunLogger:
     def flush(self, timeout: float) -> bool:
         """Wait until all is sent; False where it is not, after `timeout` seconds."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._metrics or self._pictures or self._busy), timeout)
+            self._hurried += 1
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not (self._metrics or self._pictures or self._busy), timeout)
+            finally:
+                self._hurried -= 1
 
     def close(self, timeout: float = _CLOSING) -> int:
         """Send what waits, in at most `timeout` seconds, and end; the number of rows and pictures left behind."""
@@ -222,15 +239,19 @@ class RunLogger:
                         self._picture_failed = True
                         self._tell(f"warning: MLflow at {self._where} did not take a picture: {brief(error)}.")
                     self._rest()
+                else:
+                    self._next_call = time.monotonic() + self._every
                 finally:
                     with self._changed:
                         self._busy = False
                         self._changed.notify_all()
 
     def _wait(self) -> bool:
-        """Wait for something to send; False at the end."""
+        """Wait for something to send, and for more that the same call can take; False at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._metrics or self._pictures or self._end is not None)
+            if (rest := self._next_call - time.monotonic()) > 0:
+                self._changed.wait_for(lambda: self._hurried or self._end is not None, rest)
             over = self._end is not None and time.monotonic() >= self._end
             self._busy = bool(self._metrics or self._pictures) and not over
             return self._busy
