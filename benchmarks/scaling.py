@@ -8,8 +8,10 @@ Three ways of training the model of params.yaml on two cores, which take turns i
 bare       the ceiling: two trainers side by side, each a process with one thread that knows nothing of the other, with
            half the batch each; `python -m scadm.training`, no checkpoint within the measured steps. Their rates add up.
 torchrun   two ranks that share the batch by DistributedDataParallel, without Ray, tracking and checkpoints.
-pipeline   two Ray Train workers with MLflow, metrics of the machine, and a checkpoint every 20 steps (the quickstart
-           writes one every 100).
+pipeline   two Ray Train workers with MLflow, metrics of the machine, and checkpoints as often as the quickstart's.
+
+Each with the quickstart's batch, a step of little more than 0.1 s, and with a larger one, whose step takes a second:
+what a step costs besides its images, such as the exchange of gradients, weighs less there.
 
 A rate is images by seconds between two lines of the run's journal, so checkpoints that it waits for count. Of each
 ratio the median over the rounds is given, with a bootstrap interval of 95 %. The result is kept in
@@ -17,6 +19,7 @@ benchmarks/scaling.json and .md.
 """
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -24,7 +27,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -41,28 +43,34 @@ from scadm.training import journal
 from scadm.training.job import TrainJob
 
 ROOT = Path(__file__).resolve().parent.parent
-STEPS, FROM, TO = 75, 15, 70
-"""Steps of a training, and those between which it is measured: what is slow at first comes before."""
-CHECKPOINT_EVERY = 20
+FROM, TO = 320, 1600
+"""Images of a training between which it is measured: what is slow at first comes before."""
+CHECKPOINT_EVERY = 800  # images
+LARGE = 64  # images of the larger batch
 NEVER = 10**6
 
 
-def params_file(folder: Path, **changes: Any) -> Path:
-    """The project's parameters with those that the benchmark sets."""
+def params_file(folder: Path, batch: int, *, workers: int, checkpoints: bool, share: int = 1) -> Path:
+    """The project's parameters with those that the benchmark sets; a training has one of `share` parts of a batch."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text())
-    tree["training"] |= {"steps": STEPS, "batch_size": changes.pop("batch_size", tree["training"]["batch_size"])}
-    tree["monitoring"] |= {"log_every": 5, "validate_every": NEVER, "sample_every": NEVER, "validation_samples": 4}
-    tree["monitoring"]["checkpoint_every"] = changes.pop("checkpoint_every")
-    tree["cluster"] |= {"address": None, "workers": 2, "use_gpu": False} | changes
+    tree["training"] |= {"steps": TO // batch + 1, "batch_size": batch // share}
+    tree["monitoring"] |= {
+        "log_every": FROM // batch,
+        "validate_every": NEVER,
+        "sample_every": NEVER,
+        "validation_samples": 4,
+        "checkpoint_every": CHECKPOINT_EVERY // batch if checkpoints else NEVER,
+    }
+    tree["cluster"] |= {"address": None, "workers": workers, "use_gpu": False}
     path = folder / "params.yaml"
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
 
 
-def rate(run: Path, batch: int) -> float:
+def rate(run: Path, batch: int, share: int = 1) -> float:
     """Images per second of a run, by the times in its journal."""
     times = {int(row["step"]): row["time"] for row in journal.read(Store(str(run))) if "train/loss" in row}
-    return (TO - FROM) * batch / (times[TO] - times[FROM]) * 1000
+    return (TO - FROM) / share / (times[TO // batch] - times[FROM // batch]) * 1000
 
 
 def finish(*processes: "subprocess.Popen[bytes]") -> None:
@@ -79,21 +87,21 @@ def start(*arguments: str, threads: int | None = 1) -> "subprocess.Popen[bytes]"
 
 
 def bare(folder: Path, batch: int) -> float:
-    params = params_file(folder, batch_size=batch // 2, checkpoint_every=NEVER, workers=1)
+    params = params_file(folder, batch, workers=1, checkpoints=False, share=2)
     runs = [folder / "one", folder / "other"]
     finish(*(start("-m", "scadm.training", str(run), "--params", str(params)) for run in runs))
-    return sum(rate(run, batch // 2) for run in runs)
+    return sum(rate(run, batch, share=2) for run in runs)
 
 
 def torchrun(folder: Path, batch: int) -> float:
-    params = params_file(folder, checkpoint_every=NEVER)
+    params = params_file(folder, batch, workers=2, checkpoints=False)
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     finish(start(*launch, "-m", "scadm.training", str(folder / "run"), "--params", str(params)))
     return rate(folder / "run", batch)
 
 
 def pipeline(folder: Path, batch: int) -> float:
-    params = params_file(folder, checkpoint_every=CHECKPOINT_EVERY)
+    params = params_file(folder, batch, workers=2, checkpoints=True)
     finish(start("-m", "benchmarks.scaling", "--train", str(folder / "run"), "--params", str(params), threads=None))
     return rate(folder / "run", batch)
 
@@ -122,29 +130,34 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
     return float(np.median(ratios)), float(low), float(high)
 
 
-def describe(rates: dict[str, list[float]]) -> str:
-    rounds, cpu = len(rates["bare"]), machine.describe(torch.device("cpu"))
+Rates = dict[int, dict[str, list[float]]]
+"""Images per second by batch and way, one for each round."""
+
+
+def describe(rates: Rates) -> str:
+    rounds, cpu = len(next(iter(rates.values()))["bare"]), machine.describe(torch.device("cpu"))
     lines = [
-        f"Two workers on {cpu}; {rounds} rounds that take turns, steps {FROM} to {TO} "
-        "of the quickstart's model. Written by `python -m benchmarks.scaling`.",
+        f"Two workers on {cpu}; {rounds} rounds that take turns, images {FROM} to {TO} of trainings of the "
+        "quickstart's model. Written by `python -m benchmarks.scaling`.",
         "",
-        "| way | images/s, median | from | to |",
-        "| --- | ---: | ---: | ---: |",
-        *(f"| {way} | {np.median(r):.1f} | {min(r):.1f} | {max(r):.1f} |" for way, r in rates.items()),
-        "",
-        "| ratio, by round | median | 95 % |",
-        "| --- | ---: | ---: |",
+        "| batch | way | images/s, median | from | to |",
+        "| ---: | --- | ---: | ---: | ---: |",
     ]
-    for above, below in RATIOS:
-        median, low, high = interval([a / b for a, b in zip(rates[above], rates[below], strict=True)])
-        lines.append(f"| {above} / {below} | {median:.3f} | {low:.3f} to {high:.3f} |")
+    for batch, ways in rates.items():
+        for way, r in ways.items():
+            lines.append(f"| {batch} | {way} | {np.median(r):.1f} | {min(r):.1f} | {max(r):.1f} |")
+    lines += ["", "| batch | ratio, by round | median | 95 % |", "| ---: | --- | ---: | ---: |"]
+    for batch, ways in rates.items():
+        for above, below in RATIOS:
+            median, low, high = interval([a / b for a, b in zip(ways[above], ways[below], strict=True)])
+            lines.append(f"| {batch} | {above} / {below} | {median:.3f} | {low:.3f} to {high:.3f} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Measure, and write the tables; or train once, for the way `pipeline`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--params", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -152,15 +165,16 @@ def main() -> None:
         train(given.train, given.params)
         return
     Manifest.read(ROOT / "data/shards")
-    batch = load_params(ROOT / "params.yaml").training.batch_size
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    with bar(given.rounds * len(WAYS), "scaling", "trainings") as progress:
-        for number in range(given.rounds):
-            names = list(WAYS)
+    batches = (load_params(ROOT / "params.yaml").training.batch_size, LARGE)
+    rates: Rates = {batch: {way: [] for way in WAYS} for batch in batches}
+    names = list(WAYS)
+    with bar(given.rounds * len(batches) * len(names), "scaling", "trainings") as progress:
+        for number, batch in itertools.product(range(given.rounds), batches):
             for name in names[number % 3 :] + names[: number % 3]:
                 with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-                    rates[name].append(WAYS[name](Path(folder), batch))
-                progress.set_postfix_str(f"{name} {rates[name][-1]:.1f} images/s", refresh=False)
+                    measured = WAYS[name](Path(folder), batch)
+                rates[batch][name].append(measured)
+                progress.set_postfix_str(f"batch {batch}, {name} {measured:.1f} images/s", refresh=False)
                 progress.update(1)
     table = describe(rates)
     write_json(ROOT / "benchmarks/scaling.json", rates)

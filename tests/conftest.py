@@ -15,8 +15,19 @@ GUARD = Path(__file__).parent / "guard"
 runpy.run_path(str(GUARD / "sitecustomize.py"))
 
 
-LONGEST = ("test_resume", "test_real_faces", "test_bare_training", "test_import_checkpoint", "test_pipeline")
-"""Files of whole runs, in the order in which they start."""
+LONGEST = (
+    "test_resume",
+    "test_real_faces",
+    "test_absent_parts",
+    "test_extra_images",
+    "test_run_logger",
+    "test_training",
+    "test_condition_once",
+    "test_import_checkpoint",
+    "test_bare_training",
+    "test_pipeline",
+)
+"""Files of long tests, in the order in which they start: those that need `finished` come when the first has made it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
