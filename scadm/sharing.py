@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from scadm.store import Store
 MARKER = "copy.json"
 SHARED = "shared.json"
 _CHUNK = 4 << 20
+_UNUSED = 30 * 86_400  # seconds after which a node forgets a copy
 _REMEDY = "Delete it, and run `scadm share` where the out is."
 
 Advance = Callable[[int], object]
@@ -185,7 +187,8 @@ def node_home(root: str) -> Path:
 def at_hand(place: str) -> Path:
     """The out at `place` as a local file or folder: a path is returned as it is, of a copy's URI what was fetched.
 
-    It is fetched once a machine, whole, and compared with its sizes and sha256.
+    It is fetched once a machine, whole, and compared with its sizes and sha256. What nobody has asked for in a month
+    makes room for what is fetched.
     """
     if "://" not in place:
         return Path(place)
@@ -196,6 +199,7 @@ def at_hand(place: str) -> Path:
     with FileLock(top / f".{name}.lock"):
         found = next(iter((top / name).iterdir()), None) if (top / name).is_dir() else None
         if found is None:
+            _forget_unused(top)
             copy = _require_copy(store)
             # One level more, so that the folder that appears by one rename holds a file under its own name.
             unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=top))
@@ -205,7 +209,15 @@ def at_hand(place: str) -> Path:
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
             found = next((top / name).iterdir())
+        os.utime(top / name)
     return found
+
+
+def _forget_unused(top: Path) -> None:
+    for path in top.iterdir():
+        # Also what a killed process left unfinished. Locks stay: somebody may hold one.
+        if path.is_dir() and path.stat().st_mtime < time.time() - _UNUSED:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @dataclass(frozen=True)

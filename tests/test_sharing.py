@@ -134,6 +134,22 @@ def test_it_is_fetched_once_a_machine(tmp_path: Path, root: str, node: Path) -> 
     assert at_hand(str(out)) == out, "a path is at hand already"
 
 
+def test_a_node_forgets_what_nobody_has_asked_for_in_a_month(tmp_path: Path, root: str) -> None:
+    places = []
+    for name in ("old", "asked", "new"):
+        out = made(tmp_path / name, {"a": name})
+        places.append(Store(copy_place(root, content(out))).root)
+        share(out, Store(places[-1]))
+    old, asked = at_hand(places[0]), at_hand(places[1])
+    for copy in (old, asked):
+        os.utime(copy.parent, (0, 0))
+    at_hand(places[1])
+    assert old.exists(), "nothing is deleted while nothing is fetched"
+    at_hand(places[2])
+    assert not old.exists() and asked.exists()
+    assert at_hand(places[0]).joinpath("a").read_text() == "old", "it is fetched again"
+
+
 # --- parts ----------------------------------------------------------------------------------------------
 
 

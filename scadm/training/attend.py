@@ -8,7 +8,7 @@ from scadm.store import Store
 from scadm.training import journal, lease
 from scadm.training.lease import Holder
 
-_EVERY = 1.0  # seconds
+_EVERY, _EVERY_REMOTE = 1.0, 10.0  # seconds; a store at an address is asked for the whole journal each time
 
 
 def attend(run: Store, holder: Holder, steps: int, say: Callable[[str], None]) -> None:
@@ -19,4 +19,4 @@ def attend(run: Store, holder: Holder, steps: int, say: Callable[[str], None]) -
             rows = journal.read(run)
             if rows:
                 progress.update(rows[-1]["step"] - progress.n)
-            time.sleep(_EVERY)
+            time.sleep(_EVERY if run.local else _EVERY_REMOTE)
