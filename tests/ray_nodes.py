@@ -1,4 +1,4 @@
-"""A Ray head and an MLflow server on this machine, each in a process group of its own."""
+"""A Ray head, and further nodes, on this machine, each in a process group of its own."""
 
 import os
 import shutil
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -148,31 +147,6 @@ class Nodes:
             log=log,
         )
         wait_for(f"the Ray node {name}", lambda: "Ray runtime started" in log.read_text(), 120)
-
-
-@contextmanager
-def mlflow_server(project: Project, folder: Path) -> Iterator[str]:
-    """A tracking server; yields its address."""
-    port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    server = project.start(
-        *("mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts"),
-        log=folder / "mlflow.log",
-    )
-
-    def answers() -> bool:
-        assert server.poll() is None, (folder / "mlflow.log").read_text()[-3000:]
-        try:
-            return urllib.request.urlopen(f"{address}/health", timeout=2).status == 200
-        except OSError:
-            return False
-
-    try:
-        wait_for("the MLflow server", answers, 90)
-        yield address
-    finally:
-        _end(server)
 
 
 def submit_when_ready(project: Project, *command: str, **env: str) -> "subprocess.CompletedProcess[str]":

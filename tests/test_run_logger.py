@@ -214,12 +214,8 @@ def test_a_store_that_takes_calls_and_never_answers_delays_nothing() -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path)
-    try:
-        server.start()
+    with MlflowServer(tmp_path) as server:
         yield server
-    finally:
-        server.kill()
 
 
 @pytest.mark.slow

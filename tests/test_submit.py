@@ -16,9 +16,10 @@ from pathlib import Path
 import boto3
 import pytest
 from mlflow.tracking import MlflowClient
+from mlflow_server import MlflowServer
 from moto.server import ThreadedMotoServer
 from projects import Project, wait_for
-from ray_nodes import Head, free_port, mlflow_server, ray_head, submit_when_ready
+from ray_nodes import Head, free_port, ray_head, submit_when_ready
 
 pytestmark = pytest.mark.cluster
 BUCKET = "faces"
@@ -48,8 +49,8 @@ def cluster(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
     os.environ.update(nodes)
     try:
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        with mlflow_server(finished, folder) as mlflow, ray_head(finished, folder) as head:
-            yield Cluster(head, mlflow, nodes["AWS_ENDPOINT_URL"])
+        with MlflowServer(folder / "mlflow") as mlflow, ray_head(finished, folder) as head:
+            yield Cluster(head, mlflow.uri, nodes["AWS_ENDPOINT_URL"])
     finally:
         for name, value in before.items():
             os.environ.pop(name)
