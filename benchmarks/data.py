@@ -42,7 +42,7 @@ from scadm.data.latents import ShardMaker, shard_tasks
 from scadm.data.parts import make_part, part_tasks
 from scadm.data.synthetic import write_archive
 from scadm.data.tables import Face, FaceTable, part_name, write_part
-from scadm.manifest import Split
+from scadm.files.manifest import Split
 from scadm.progress import bar
 
 CORES = os.cpu_count() or 1

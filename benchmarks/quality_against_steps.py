@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scadm.checkpoint import digest_of
 from scadm.config import DiffusionConfig, SamplingConfig
 from scadm.data.shards import ShardReader
 from scadm.diffusion.solvers import timesteps
 from scadm.evaluation.metrics import psnr, ssim
+from scadm.files.checkpoint import digest_of
+from scadm.files.store import Store
 from scadm.models.scadm import to_one_hot
 from scadm.pixels import Images, Labels
 from scadm.progress import bar
-from scadm.store import Store
 from scadm.synthesis import CHUNK, Synthesiser, load_synthesiser
 
 KINDS = tuple(

@@ -36,9 +36,9 @@ from benchmarks import machine
 from scadm import tracking
 from scadm.cluster.train import run_training
 from scadm.config import load_params
-from scadm.manifest import Manifest, write_atomically, write_json
+from scadm.files.manifest import Manifest, write_atomically, write_json
+from scadm.files.store import Store
 from scadm.progress import bar
-from scadm.store import Store
 from scadm.training import journal
 from scadm.training.job import TrainJob
 

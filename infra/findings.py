@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from scadm import results, sharing
-from scadm.checkpoint import digest_of, is_complete, verify
 from scadm.config import MonitoringConfig
-from scadm.store import Store
+from scadm.files import results, sharing
+from scadm.files.checkpoint import digest_of, is_complete, verify
+from scadm.files.store import Store
 from scadm.training import journal
 
 LOSS = "train/loss"

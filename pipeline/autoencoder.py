@@ -6,8 +6,8 @@ import pandas as pd
 
 from scadm.data.extra import read_extra
 from scadm.data.tables import FaceTable
+from scadm.files.manifest import SPLITS, Manifest, describe_files
 from scadm.first_stage import import_vq_f4, save_small
-from scadm.manifest import SPLITS, Manifest, describe_files
 from scadm.pixels import JoinedImages
 from scadm.pretrained import FORMS, open_vq_f4
 from scadm.progress import bar

@@ -2,7 +2,7 @@
 
 from scadm.data import official, source
 from scadm.data.archive import FaceArchive
-from scadm.manifest import Manifest, describe_files
+from scadm.files.manifest import Manifest, describe_files
 from scadm.stage import Stage, run
 
 

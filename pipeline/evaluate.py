@@ -3,7 +3,7 @@
 import json
 from functools import partial
 
-from scadm import checkpoint, tracking
+from scadm import tracking
 from scadm.cluster.data import map_tasks
 from scadm.data.shards import ShardReader
 from scadm.evaluation import summary
@@ -12,9 +12,10 @@ from scadm.evaluation.gallery import figures, save
 from scadm.evaluation.reconstruction import Subjects
 from scadm.evaluation.report import write_report
 from scadm.evaluation.tasks import Counts, Examiner, Measured
-from scadm.manifest import Manifest, digest
+from scadm.files import checkpoint
+from scadm.files.manifest import Manifest, digest
+from scadm.files.store import Store
 from scadm.stage import Stage, run
-from scadm.store import Store
 
 
 def main(stage: Stage) -> None:

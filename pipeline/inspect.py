@@ -3,10 +3,10 @@
 import json
 
 from scadm.data.tables import FaceTable
+from scadm.files.manifest import Manifest, Split
 from scadm.inspection.page import as_json, write_page
 from scadm.inspection.reported import reported
 from scadm.inspection.survey import survey
-from scadm.manifest import Manifest, Split
 from scadm.progress import bar
 from scadm.stage import Stage, run
 

@@ -7,7 +7,7 @@ import numpy as np
 from scadm.cluster.data import map_tasks
 from scadm.data.latents import ShardMaker, ShardReport, require_ids, shard_name, shard_tasks, statistics
 from scadm.data.shards import INDEX, Latents, write_index
-from scadm.manifest import FileEntry, Manifest, describe_files
+from scadm.files.manifest import FileEntry, Manifest, describe_files
 from scadm.stage import Stage, run
 
 

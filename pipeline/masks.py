@@ -8,7 +8,7 @@ from scadm.data.archive import FaceArchive
 from scadm.data.parts import make_part, part_tasks, require_rows
 from scadm.data.splits import assign
 from scadm.data.tables import FaceTable
-from scadm.manifest import SPLITS, Manifest, Split, describe_files
+from scadm.files.manifest import SPLITS, Manifest, Split, describe_files
 from scadm.stage import Stage, run
 
 

@@ -4,7 +4,7 @@ import pandas as pd
 
 from scadm.data.tables import FaceTable
 from scadm.evaluation.parsers import FacerParser, Parser, SmallParser, TorchScriptParser
-from scadm.manifest import Manifest, describe_files
+from scadm.files.manifest import Manifest, describe_files
 from scadm.progress import bar
 from scadm.stage import Stage, run
 from scadm.training.parser import fit_parser

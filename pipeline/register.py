@@ -4,7 +4,7 @@ import json
 
 from scadm import tracking
 from scadm.evaluation.gate import judge
-from scadm.manifest import sha256
+from scadm.files.manifest import sha256
 from scadm.registry import Registry, describe
 from scadm.stage import Stage, run
 

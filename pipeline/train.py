@@ -2,11 +2,12 @@
 
 import json
 
-from scadm import checkpoint, initial, lineage, tracking
+from scadm import initial, lineage, tracking
 from scadm.cluster.train import run_training
-from scadm.manifest import digest, require_same
+from scadm.files import checkpoint
+from scadm.files.manifest import digest, require_same
+from scadm.files.store import Store
 from scadm.stage import Stage, run
-from scadm.store import Store
 from scadm.training import curves, journal
 from scadm.training.estimate import describe, estimate
 from scadm.training.job import TrainJob

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from scadm.config import AutoencoderConfig
-from scadm.manifest import require_same
+from scadm.files.manifest import require_same
+from scadm.files.weights import WEIGHTS, fingerprint, load_into, read_config, save_module
 from scadm.models.autoencoder import VQAutoencoder
-from scadm.weights import WEIGHTS, fingerprint, load_into, read_config, save_module
 
 if TYPE_CHECKING:  # imported where it is used: it takes seconds, and the small autoencoder does without
     from diffusers.models.autoencoders.vq_model import VQModel

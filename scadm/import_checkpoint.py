@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scadm import lineage, registry, tracking
-from scadm.checkpoint import is_complete, write_checkpoint
+from scadm.files.checkpoint import is_complete, write_checkpoint
+from scadm.files.manifest import digest, sha256
+from scadm.files.store import Store
+from scadm.files.weights import fingerprint
 from scadm.first_stage import VQF4, import_vq_f4
 from scadm.interop import DIFFUSION, FIRST_STAGE, first_stage_from_published, from_published, require_schedule
 from scadm.lightning import read_state_dict
-from scadm.manifest import digest, sha256
 from scadm.models.scadm import LATENT_FACTOR, SCADM
 from scadm.stage import Stage
-from scadm.store import Store
-from scadm.weights import fingerprint
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 from scadm import registry, tracking
-from scadm.checkpoint import copy_checkpoint, digest_of, is_complete
-from scadm.store import Store
+from scadm.files.checkpoint import copy_checkpoint, digest_of, is_complete
+from scadm.files.store import Store
 
 
 def find(init_from: str, *, tracking_uri: str, storage_root: str, home: Path) -> str:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from scadm import jobs
-from scadm.manifest import sha256
+from scadm.files.manifest import sha256
 
 EXPERIMENT = "scadm.dvc_experiment"
 """Name of the experiment of DVC, such as warm-otter."""

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from scadm.config import Params, validate
-from scadm.manifest import write_atomically
+from scadm.files.manifest import write_atomically
 
 CONF = Path("conf")
 PARAMS = Path("params.yaml")

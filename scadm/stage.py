@@ -24,13 +24,14 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from scadm import jobs, results, sharing
+from scadm import jobs
 from scadm.config import Params, load_params
 from scadm.data.fetch import locate
-from scadm.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
+from scadm.files import results, sharing
+from scadm.files.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
+from scadm.files.store import Store
 from scadm.progress import Transfer
 from scadm.stopping import Stopped
-from scadm.store import Store
 
 _CODE = ("scadm", "pipeline")
 _NAMED = re.compile(r"\$\{([a-z_.]+)\}")

@@ -17,18 +17,18 @@ from einops import rearrange
 from torch import Tensor
 
 from scadm import faces
-from scadm.checkpoint import read_checkpoint
 from scadm.config import DiffusionConfig, ModelConfig, SamplingConfig
 from scadm.diffusion.guidance import guide, is_guided
 from scadm.diffusion.solvers import sample
+from scadm.files.checkpoint import read_checkpoint
+from scadm.files.manifest import require_same
+from scadm.files.store import Store
+from scadm.files.weights import load_state
 from scadm.first_stage import FirstStage, LatentScale, load_first_stage
-from scadm.manifest import require_same
 from scadm.models.scadm import LATENT_FACTOR, SCADM, to_one_hot
 from scadm.models.unet import Conditioning
 from scadm.pixels import Images, Labels, as_tensor, to_signed, to_stored
 from scadm.precision import cast_layers, channels_last, mixed_precision, uses_bf16
-from scadm.store import Store
-from scadm.weights import load_state
 
 GuidanceNull = Literal["encoded", "zero"]
 """The condition that Eq. 4 subtracts.

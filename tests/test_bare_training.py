@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from projects import Project, wait_for
 
-from scadm.checkpoint import complete_steps, is_complete
-from scadm.store import Store
+from scadm.files.checkpoint import complete_steps, is_complete
+from scadm.files.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from scadm import faces
-from scadm.checkpoint import (
+from scadm.files.checkpoint import (
     Store,
     checkpoint_name,
     complete_steps,
@@ -20,7 +20,7 @@ from scadm.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from scadm.manifest import FILE_NAME
+from scadm.files.manifest import FILE_NAME
 
 TENSORS = {
     "model": {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor(1.5)},

@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy
 
 from scadm.cluster import data
 from scadm.cluster.data import map_tasks
-from scadm.sharing import Inputs, Spread, Spreading
+from scadm.files.sharing import Inputs, Spread, Spreading
 
 CLUSTER = tiny.CLUSTER.model_copy(update={"data_workers": 3})
 TASKS = [{"start": i, "stop": i + 2} for i in range(0, 8, 2)]

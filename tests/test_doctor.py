@@ -21,7 +21,7 @@ from scadm.app import doctor, machine
 from scadm.app.doctor import Finding, Gpus
 from scadm.cluster import probe
 from scadm.config import Params, validate
-from scadm.store import Store
+from scadm.files.store import Store
 
 
 @pytest.fixture

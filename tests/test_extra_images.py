@@ -18,7 +18,7 @@ from scadm.data.duplicates import SAME, shown_again, signatures, similarity
 from scadm.data.extra import ExtraFiles, read_extra
 from scadm.data.parts import make_part, read_face
 from scadm.data.tables import part_name
-from scadm.manifest import Manifest, describe_files
+from scadm.files.manifest import Manifest, describe_files
 from scadm.pixels import Images, JoinedImages
 
 SIDE = 32

@@ -20,9 +20,9 @@ import pytest
 from projects import Project, kill_group, marked, wait_for
 from ray_nodes import Nodes
 
-from scadm.checkpoint import complete_steps, digest_of
-from scadm.manifest import FILE_NAME
-from scadm.store import Store
+from scadm.files.checkpoint import complete_steps, digest_of
+from scadm.files.manifest import FILE_NAME
+from scadm.files.store import Store
 
 pytestmark = pytest.mark.faults
 

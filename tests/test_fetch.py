@@ -17,7 +17,7 @@ from server import QUOTA, Server, archive, serving
 
 from scadm.data import fetch, streams
 from scadm.data.fetch import Fetched, Wanted
-from scadm.manifest import write_json
+from scadm.files.manifest import write_json
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import torch
 from diffusers.models.autoencoders.vq_model import VQModel
 from safetensors.torch import load_file, save_file
 
+from scadm.files.weights import WEIGHTS
 from scadm.first_stage import LatentScale, import_vq_f4, load_first_stage, save_small
 from scadm.models.autoencoder import VQAutoencoder
-from scadm.weights import WEIGHTS
 
 IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

@@ -15,12 +15,12 @@ from projects import Project
 
 from scadm import profiles
 from scadm.app import cli
-from scadm.checkpoint import read_checkpoint
 from scadm.diffusion.schedule import Schedule
+from scadm.files.checkpoint import read_checkpoint
+from scadm.files.store import Store
 from scadm.import_checkpoint import Import, import_checkpoint
 from scadm.interop import DIFFUSION, FIRST_STAGE, first_stage_from_published
 from scadm.stage import Stage
-from scadm.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from scadm.checkpoint import digest_of, read_checkpoint, write_checkpoint
+from scadm.files.checkpoint import digest_of, read_checkpoint, write_checkpoint
+from scadm.files.store import Store
 from scadm.initial import find
 from scadm.registry import Registry
-from scadm.store import Store
 from scadm.tracking import Tracked, keep_weights
 
 CONFIG = {"step": 3}

@@ -10,10 +10,10 @@ from toy_faces import ToyFaces
 
 from scadm import faces
 from scadm.data.tables import Face, FaceTable, part_name, write_part
+from scadm.files.manifest import Split
 from scadm.inspection.page import as_json, write_page
 from scadm.inspection.reported import reported, reports
 from scadm.inspection.survey import Survey, survey
-from scadm.manifest import Split
 
 COUNT, SIDE = 24, 32
 SPLIT_OF: list[Split] = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4

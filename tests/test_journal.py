@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scadm.store import Store
+from scadm.files.store import Store
 from scadm.training import curves
 from scadm.training.journal import NAME, NOT_METRICS, Journal, Row
 

@@ -17,13 +17,14 @@ import requests
 import yaml
 from ray.job_submission import JobStatus
 
-from scadm import jobs, profiles, results, sharing
+from scadm import jobs, profiles
 from scadm.cluster import follow, launch
 from scadm.cluster.follow import next_id, submissions
-from scadm.manifest import Manifest
-from scadm.results import Result
+from scadm.files import results, sharing
+from scadm.files.manifest import Manifest
+from scadm.files.results import Result
+from scadm.files.store import Store
 from scadm.stage import Stage, content, run
-from scadm.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE, AWAY = "http://127.0.0.1:8265", "http://cluster.example:8265"

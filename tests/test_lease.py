@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from scadm.store import Store
+from scadm.files.store import Store
 from scadm.training import lease
 from scadm.training.lease import NAME, Holder, Lease, Taken, living, noted, require
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scadm import lineage
-from scadm.manifest import sha256
+from scadm.files.manifest import sha256
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scadm import faces, manifest
-from scadm.manifest import FILE_NAME, Manifest, describe_files, digest, require_same, write_atomically
+from scadm import faces
+from scadm.files import manifest
+from scadm.files.manifest import FILE_NAME, Manifest, describe_files, digest, require_same, write_atomically
 
 
 @pytest.fixture

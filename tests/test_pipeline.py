@@ -12,7 +12,7 @@ import webdataset
 from projects import Project
 
 from scadm import faces
-from scadm.manifest import SPLITS, Manifest
+from scadm.files.manifest import SPLITS, Manifest
 
 pytestmark = pytest.mark.slow
 

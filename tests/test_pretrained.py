@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from scadm.files.weights import fingerprint
 from scadm.interop import first_stage_from_published
 from scadm.pretrained import open_vq_f4
-from scadm.weights import fingerprint
 
 
 @pytest.fixture(scope="module")

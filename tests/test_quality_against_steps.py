@@ -11,8 +11,8 @@ from toy_faces import ToyFaces
 
 from benchmarks import quality_against_steps
 from benchmarks.quality_against_steps import KINDS, measure, plans, reference_of
-from scadm.checkpoint import write_checkpoint
-from scadm.store import Store
+from scadm.files.checkpoint import write_checkpoint
+from scadm.files.store import Store
 from scadm.synthesis import Synthesiser
 
 FACES = ToyFaces(3, tiny.SIDE)

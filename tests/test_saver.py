@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from scadm.checkpoint import complete_steps, is_complete, read_checkpoint
-from scadm.store import Store
+from scadm.files.checkpoint import complete_steps, is_complete, read_checkpoint
+from scadm.files.store import Store
 from scadm.training import saver as module
 from scadm.training.journal import Journal
 from scadm.training.saver import BEST, FINAL, Saver

@@ -15,8 +15,8 @@ from scadm.config import LatentsConfig
 from scadm.data.latents import ShardMaker, statistics
 from scadm.data.shards import INDEX, MEMBERS, ShardReader, describe_shard, encode, write_index, write_shard
 from scadm.data.tables import Face, part_name, write_part
+from scadm.files.manifest import Split
 from scadm.first_stage import load_first_stage
-from scadm.manifest import Split
 from scadm.pixels import to_signed
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
-from scadm import jobs, profiles, results, sharing, stage
-from scadm.manifest import Manifest, describe_files
-from scadm.sharing import Inputs, Shared, Spread, Spreading, at_hand, copy_place, fetch, is_there, share
+from scadm import jobs, profiles, stage
+from scadm.files import results, sharing
+from scadm.files.manifest import Manifest, describe_files
+from scadm.files.sharing import Inputs, Shared, Spread, Spreading, at_hand, copy_place, fetch, is_there, share
+from scadm.files.store import Store
 from scadm.stage import Stage, content
-from scadm.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -20,7 +20,7 @@ from projects import wait_for
 
 import pipeline.parser
 from scadm import profiles, stage
-from scadm.manifest import FILE_NAME, Manifest, describe_files, sha256
+from scadm.files.manifest import FILE_NAME, Manifest, describe_files, sha256
 from scadm.stage import Stage, find_data, find_home, work_lock
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -403,19 +403,19 @@ def test_an_invalid_parameter_ends_a_stage(project: Path, capsys: pytest.Capture
 EVERYWHERE = {
     "scadm/__init__.py",  # turns telemetry off
     "scadm/config.py",  # types of parameters: the values are watched by `params`
-    "scadm/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
+    "scadm/files/manifest.py",  # describes a result; a change of its form shows in every manifest's digest
     "scadm/stage.py",  # where a result is put
     "scadm/jobs.py",  # likewise, of a job
-    "scadm/results.py",
-    "scadm/sharing.py",  # moves bytes, whose sha256 is checked
+    "scadm/files/results.py",
+    "scadm/files/sharing.py",  # moves bytes, whose sha256 is checked
     "scadm/progress.py",  # bars
     "scadm/stopping.py",  # when a program ends
     "scadm/data/fetch.py",  # moves bytes, whose sha256 is checked
     "scadm/data/streams.py",  # likewise
     "scadm/data/shard_cache.py",  # likewise
-    "scadm/store.py",  # likewise
-    "scadm/weights.py",  # weights on disk and strictly back: the values stay the same
-    "scadm/checkpoint.py",  # likewise
+    "scadm/files/store.py",  # likewise
+    "scadm/files/weights.py",  # weights on disk and strictly back: the values stay the same
+    "scadm/files/checkpoint.py",  # likewise
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "scadm/tracking").glob("*.py")),  # what MLflow shows
     "scadm/lineage.py",  # its tags, and names of parameters
     "scadm/redaction.py",  # what is left out of it

@@ -15,13 +15,13 @@ from dvc.utils.hydra import apply_overrides
 from torch import Tensor
 
 from scadm import profiles
-from scadm.checkpoint import read_checkpoint, write_checkpoint
 from scadm.config import Params, TrainingConfig, validate
 from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
+from scadm.files.checkpoint import read_checkpoint, write_checkpoint
+from scadm.files.manifest import Manifest
+from scadm.files.store import Store
 from scadm.first_stage import LatentScale
-from scadm.manifest import Manifest
-from scadm.store import Store
 from scadm.training.job import TrainJob, Worker
 from scadm.training.loop import train
 from scadm.training.objective import TrainingModule, device_batch, draw

@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from scadm import profiles
 from scadm.app import cli, storage
-from scadm.checkpoint import digest_of, write_checkpoint
-from scadm.manifest import Manifest, describe_files
+from scadm.files.checkpoint import digest_of, write_checkpoint
+from scadm.files.manifest import Manifest, describe_files
+from scadm.files.store import Store
 from scadm.stage import work_lock
-from scadm.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 DAY = 86_400

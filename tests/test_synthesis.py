@@ -15,11 +15,11 @@ from torch import nn
 from toy_faces import ToyFaces
 
 from scadm import faces
-from scadm.checkpoint import read_checkpoint, write_checkpoint
+from scadm.files.checkpoint import read_checkpoint, write_checkpoint
+from scadm.files.store import Store
 from scadm.first_stage import save_small
 from scadm.models.autoencoder import VQAutoencoder
 from scadm.models.scadm import to_one_hot
-from scadm.store import Store
 from scadm.synthesis import Synthesiser, load_synthesiser, part_ids
 
 Pixels = NDArray[np.uint8]

@@ -18,7 +18,7 @@ from scadm.data.archive import FaceArchive
 from scadm.data.parts import make_part, part_tasks, read_face, require_rows, resized
 from scadm.data.splits import assign
 from scadm.data.tables import FaceTable, pack_onehot, part_name, unpack_labels
-from scadm.manifest import Split
+from scadm.files.manifest import Split
 
 SIDES = st.sampled_from([8, 16, 24])
 COUNT, SIDE, RESOLUTION = 40, 32, 16

@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from scadm import tracking
 from scadm.config import TrackingConfig, flatten
-from scadm.store import Store
+from scadm.files.store import Store
 from scadm.tracking import RUN_KEY, Tracked, open_run, tracking_uri
 from scadm.tracking.store import asking, impatient
 

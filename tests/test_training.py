@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from scadm.checkpoint import complete_steps, is_complete, read_checkpoint
 from scadm.config import ModelConfig
+from scadm.files.checkpoint import complete_steps, is_complete, read_checkpoint
+from scadm.files.store import Store
 from scadm.precision import computes_in_bf16, mixed_precision
-from scadm.store import Store
 from scadm.training.job import TrainJob, Worker
 from scadm.training.lease import Lease
 from scadm.training.loop import train

@@ -15,7 +15,7 @@ from infra import environment, findings, project
 from infra.machines import Loopback, Namespaces, entering
 from infra.two_nodes import _LONGEST as LONGEST_TEMPORARY
 from scadm.config import MonitoringConfig, load_params
-from scadm.store import Store
+from scadm.files.store import Store
 from scadm.training.journal import Journal
 
 

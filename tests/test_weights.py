@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from scadm import faces
-from scadm.weights import CONFIG, WEIGHTS, fingerprint, load_into, load_state, read_config, save_module
+from scadm.files.weights import CONFIG, WEIGHTS, fingerprint, load_into, load_state, read_config, save_module
 
 
 def test_a_module_comes_back_as_it_was(tmp_path: Path) -> None:

@@ -129,10 +129,10 @@ def import_checkpoint(
     name: Annotated[str, typer.Option(help="The registered model whose version it becomes.")] = "sca-dm-published",
 ) -> None:
     """Take in a published SCA-DM checkpoint: register it, and say how to evaluate or fine-tune it."""
-    from scadm.checkpoint import read_checkpoint
+    from scadm.files.checkpoint import read_checkpoint
+    from scadm.files.store import Store
     from scadm.import_checkpoint import import_checkpoint as take_in
     from scadm.stage import Stage
-    from scadm.store import Store
     from scadm.training.start import flags, setting, settings
 
     stage = Stage("train")

@@ -342,7 +342,7 @@ def gpu(params: Params) -> Iterator[Finding]:
 
 def _write_and_remove(root: str) -> None:
     """As checkpoints are written. Raises OSError, or ValueError for a kind of address that is not known."""
-    from scadm.store import Store
+    from scadm.files.store import Store
 
     store = Store(f"{root}/.scadm-doctor-{uuid.uuid4().hex}")
     try:

@@ -12,15 +12,15 @@ from typing import Any, Literal
 import yaml
 from filelock import Timeout
 
-from scadm import checkpoint
 from scadm.config import Params
 from scadm.data.fetch import Record, drop_part, is_part
 from scadm.data.shard_cache import default_folder
+from scadm.files import checkpoint
+from scadm.files.manifest import FILE_NAME, Manifest, require_same, sha256
+from scadm.files.sharing import node_folder
+from scadm.files.store import Store
 from scadm.first_stage import load_first_stage
-from scadm.manifest import FILE_NAME, Manifest, require_same, sha256
-from scadm.sharing import node_folder
 from scadm.stage import find_home, find_storage, recorded_outs, work_lock
-from scadm.store import Store
 
 Kind = Literal["work", "runs", "imports", "downloads", "shards", "copies", "results"]
 KINDS: dict[Kind, str] = {

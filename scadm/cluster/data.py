@@ -14,9 +14,9 @@ from ray.util.annotations import RayDeprecationWarning
 
 from scadm.cluster.session import connect, is_remote, require_reachable
 from scadm.config import ClusterConfig
-from scadm.manifest import DISK_FULL
+from scadm.files.manifest import DISK_FULL
+from scadm.files.sharing import Spread, Spreading
 from scadm.progress import bar
-from scadm.sharing import Spread, Spreading
 
 Task = dict[str, Any]
 

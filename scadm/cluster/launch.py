@@ -8,14 +8,15 @@ from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from scadm import jobs, lineage, results, sharing, tracking
+from scadm import jobs, lineage, tracking
 from scadm.cluster import upload
 from scadm.cluster.follow import UNREACHABLE, client_at, follow, next_id, submissions
+from scadm.files import results, sharing
+from scadm.files.results import Result
+from scadm.files.sharing import Shared
+from scadm.files.store import Store
 from scadm.progress import bar
-from scadm.results import Result
-from scadm.sharing import Shared
 from scadm.stage import Stage, content, declared, recorded_outs
-from scadm.store import Store
 
 _SECONDS_TO_BEGIN = 90  # a head that has just started has no agent for jobs yet, and says so
 _TIME_TO_CHECKPOINT = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}

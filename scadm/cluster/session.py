@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scadm import jobs
 from scadm.config import ClusterConfig
-from scadm.store import Store
+from scadm.files.store import Store
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
 _SECONDS_TO_ANSWER = 10

@@ -18,12 +18,12 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from scadm.checkpoint import is_complete
 from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
+from scadm.files.checkpoint import is_complete
+from scadm.files.store import Store
 from scadm.stopping import Stop, stopping
-from scadm.store import Store
 from scadm.tracking import RunLogger, Tracked, machine_metrics
 from scadm.training.attend import attend
 from scadm.training.hooks import Progress, Wish

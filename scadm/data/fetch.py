@@ -24,7 +24,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict
 
 from scadm.data.streams import DRIVE, Broken, Changed, Stream, Unavailable, explain, gather, open_stream
-from scadm.manifest import sha256, write_json
+from scadm.files.manifest import sha256, write_json
 
 _LOOK = 4096
 """The first bytes of a file, which tell it from a web page."""

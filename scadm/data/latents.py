@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scadm.config import LatentsConfig
 from scadm.data.shards import MEMBERS, Encoded, Sample, ShardEntry, describe_shard, encode, write_shard
 from scadm.data.tables import FaceTable
+from scadm.files.manifest import SPLITS, Split, require_same
 from scadm.first_stage import load_first_stage
-from scadm.manifest import SPLITS, Split, require_same
 from scadm.pixels import Images, Labels, to_signed
 from scadm.precision import mixed_precision
 

@@ -14,7 +14,7 @@ from scadm.data import pictures
 from scadm.data.archive import FaceArchive, FaceFiles
 from scadm.data.ids import some
 from scadm.data.tables import Face, is_whole, part_name, write_part
-from scadm.manifest import Split
+from scadm.files.manifest import Split
 
 MaskResize = Literal["nearest", "area"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from scadm.manifest import digest, sha256
-from scadm.store import Store
+from scadm.files.manifest import digest, sha256
+from scadm.files.store import Store
 
 CACHE_BYTES = 50_000_000_000
 """CelebAMask-HQ at 256 pixels, both orientations, takes about 8 GB."""

@@ -19,8 +19,8 @@ from PIL import Image
 from webdataset.writer import TarWriter
 
 from scadm.data.shard_cache import CACHE_BYTES, ShardCache
-from scadm.manifest import sha256, write_atomically
-from scadm.store import Store
+from scadm.files.manifest import sha256, write_atomically
+from scadm.files.store import Store
 
 INDEX = "index.json"
 MEMBERS = ("latent.npy", "image.webp", "mask.png")

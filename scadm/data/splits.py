@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from scadm.config import SplitConfig
 from scadm.data.ids import some
-from scadm.manifest import SPLITS, Split
+from scadm.files.manifest import SPLITS, Split
 
 _PAPER_TEST, _PAPER_VALIDATION = 28_000, 27_500
 """The paper tests on ids from 28000; the last 500 of its training ids are kept for validation."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scadm import faces
-from scadm.manifest import Split, require_same
+from scadm.files.manifest import Split, require_same
 
 _ROW_GROUP = 16
 """Rows that are read at a time: few, because shuffled batches read single rows."""

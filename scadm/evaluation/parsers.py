@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scadm import faces
 from scadm.config import ParserConfig
-from scadm.manifest import digest, require_same, sha256, write_json
+from scadm.files.manifest import digest, require_same, sha256, write_json
 from scadm.models.parser import FaceParser
 from scadm.pixels import Images, Labels, to_signed, to_unit
 

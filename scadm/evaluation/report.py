@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Plot
 from PIL import Image
 
 from scadm.evaluation.metrics import share
-from scadm.manifest import write_atomically
+from scadm.files.manifest import write_atomically
 from scadm.pages import pages
 
 FLOOR, CEILING = "style_blind", "ceiling"

@@ -12,7 +12,7 @@ from scadm.evaluation.editing import PART
 from scadm.evaluation.findings import findings
 from scadm.evaluation.report import Curve, Figure, ReportData
 from scadm.evaluation.tasks import Measured
-from scadm.manifest import Manifest
+from scadm.files.manifest import Manifest
 
 
 def lines(measured: Measured) -> Iterator[str]:

@@ -20,7 +20,7 @@ from scadm.evaluation.editing import SwapSheet
 from scadm.evaluation.metrics import ScoreSheet
 from scadm.evaluation.parsers import load_parser
 from scadm.evaluation.reconstruction import Subjects, rows
-from scadm.manifest import Split
+from scadm.files.manifest import Split
 
 
 class Counts(NamedTuple):

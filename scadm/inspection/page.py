@@ -10,10 +10,10 @@ from PIL import Image
 
 from scadm.data.tables import FaceTable
 from scadm.faces import CLASS_ID, PALETTE
+from scadm.files.manifest import write_atomically
 from scadm.inspection.reported import Report
 from scadm.inspection.survey import Survey
 from scadm.inspection.suspects import RULES
-from scadm.manifest import write_atomically
 from scadm.pages import pages
 
 SHOWN = 24

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scadm import faces
 from scadm.data.duplicates import SAME, nearest, signatures
 from scadm.data.tables import FaceTable
+from scadm.files.manifest import SPLITS, Split
 from scadm.inspection.suspects import Sides, Suspicion, broken_rules, exchanged, sides, usual_sides
-from scadm.manifest import SPLITS, Split
 
 _BLOCK = 256
 EXAMPLES = 6

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from scadm.checkpoint import digest_of, is_complete
-from scadm.manifest import require_same
+from scadm.files.checkpoint import digest_of, is_complete
+from scadm.files.manifest import require_same
+from scadm.files.store import Store
 from scadm.redaction import brief, redacted
-from scadm.store import Store
 from scadm.tracking.runs import SENT_LATER
 from scadm.tracking.store import Tracked, asking, warn
 

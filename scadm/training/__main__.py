@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scadm.config import load_params
-from scadm.manifest import Manifest
+from scadm.files.manifest import Manifest
+from scadm.files.store import Store
 from scadm.progress import bar
 from scadm.stopping import Stop, Stopped, stopping
-from scadm.store import Store
 from scadm.training.hooks import Progress, Wish
 from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Row

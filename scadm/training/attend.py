@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable
 
+from scadm.files.store import Store
 from scadm.progress import bar
-from scadm.store import Store
 from scadm.training import journal, lease
 from scadm.training.lease import Holder
 

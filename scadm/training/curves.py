@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from scadm.files.store import Store
 from scadm.stage import Stage
-from scadm.store import Store
 from scadm.training import journal
 
 

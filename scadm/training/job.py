@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from scadm.config import DiffusionConfig, ModelConfig, MonitoringConfig, Params, SamplingConfig, TrainingConfig
+from scadm.files.manifest import Manifest, require_same
 from scadm.first_stage import LatentScale
-from scadm.manifest import Manifest, require_same
 from scadm.synthesis import GuidanceNull
 from scadm.training.start import read_start
 

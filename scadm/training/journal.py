@@ -4,7 +4,7 @@ import json
 import os
 import time
 
-from scadm.store import Store
+from scadm.files.store import Store
 
 NAME = "metrics.jsonl"
 

@@ -10,18 +10,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scadm.checkpoint import read_checkpoint
 from scadm.data.loader import Batch
 from scadm.diffusion.noise import DROPOUT, generator
+from scadm.files.checkpoint import read_checkpoint
+from scadm.files.store import Store
+from scadm.files.weights import load_state
 from scadm.models.scadm import SCADM
 from scadm.precision import channels_last, mixed_precision
-from scadm.store import Store
 from scadm.training import ema
 from scadm.training.job import TrainJob, Worker
 from scadm.training.objective import TrainingModule, device_batch, draw
 from scadm.training.rate import rate
 from scadm.training.state import GROUPS, TrainState
-from scadm.weights import load_state
 
 
 class Learnt(NamedTuple):

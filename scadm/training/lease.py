@@ -20,7 +20,7 @@ from typing import Self
 from filelock import FileLock
 
 from scadm import jobs
-from scadm.store import Store
+from scadm.files.store import Store
 
 NAME = "writer.json"
 RENEWED_EVERY = 5.0  # seconds

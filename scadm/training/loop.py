@@ -9,10 +9,10 @@ from contextlib import closing, nullcontext
 
 from torch import Tensor
 
-from scadm.checkpoint import checkpoint_name, complete_steps, is_complete, read_config
 from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
-from scadm.store import Store
+from scadm.files.checkpoint import checkpoint_name, complete_steps, is_complete, read_config
+from scadm.files.store import Store
 from scadm.training import lease
 from scadm.training.hooks import Hooks, Wish
 from scadm.training.job import TrainJob, Worker

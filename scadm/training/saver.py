@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from scadm.checkpoint import checkpoint_name, is_complete, prune, read_config, write_checkpoint
-from scadm.store import Store
+from scadm.files.checkpoint import checkpoint_name, is_complete, prune, read_config, write_checkpoint
+from scadm.files.store import Store
 from scadm.training.journal import Journal
 
 BEST = "best"

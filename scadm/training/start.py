@@ -4,11 +4,11 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
-from scadm.checkpoint import read_checkpoint
 from scadm.config import Params, flatten
+from scadm.files.checkpoint import read_checkpoint
+from scadm.files.manifest import require_same
+from scadm.files.store import Store
 from scadm.first_stage import LatentScale
-from scadm.manifest import require_same
-from scadm.store import Store
 from scadm.synthesis import GuidanceNull
 
 _SAME = ("timesteps", "beta_start", "beta_end", "prediction", "normalise_latents")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from scadm.weights import load_state
+from scadm.files.weights import load_state
 
 GROUPS = ["model", "average", "optimiser"]
 

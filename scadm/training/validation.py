@@ -7,10 +7,10 @@ from torch import Tensor
 
 from scadm.data.loader import Batch, collate
 from scadm.data.shards import ShardReader
+from scadm.files.sharing import at_hand
 from scadm.first_stage import FirstStage, load_first_stage
 from scadm.models.scadm import SCADM
 from scadm.precision import Autocast
-from scadm.sharing import at_hand
 from scadm.synthesis import Synthesiser
 from scadm.training.job import TrainJob, Worker
 from scadm.training.objective import Draws, TrainingModule, device_batch, fixed_draws

@@ -12,8 +12,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from scadm import faces
-from scadm.manifest import FILE_NAME
-from scadm.store import Store
+from scadm.files.manifest import FILE_NAME
+from scadm.files.store import Store
 
 
 def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scadm.store import Store
+from scadm.files.store import Store
 
 NAME = "result.json"
 

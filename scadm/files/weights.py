@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from scadm import faces
-from scadm.manifest import write_atomically, write_json
+from scadm.files.manifest import write_atomically, write_json
 
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"

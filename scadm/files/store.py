@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from scadm.manifest import write_atomically
+from scadm.files.manifest import write_atomically
 
 
 class Store:

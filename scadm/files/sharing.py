@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from filelock import FileLock
 
-from scadm.manifest import FileEntry, digest, sha256, write_json
-from scadm.store import Store
+from scadm.files.manifest import FileEntry, digest, sha256, write_json
+from scadm.files.store import Store
 
 MARKER = "copy.json"
 SHARED = "shared.json"
