@@ -5,13 +5,15 @@
 
 Three ways of training the model of params.yaml on two cores, which take turns in an order that changes each round:
 
-bare       the ceiling: two trainers side by side, each a process with one thread that knows nothing of the other, with
-           half the batch each; `python -m scadm.training`, no checkpoint within the measured steps. Their rates add up.
-torchrun   two ranks that share the batch by DistributedDataParallel, without Ray, tracking and checkpoints.
-pipeline   two Ray Train workers with MLflow, metrics of the machine, and checkpoints as often as the quickstart's.
+bare       the ceiling: as many trainers as workers, each a process with one thread that knows nothing of the others,
+           with its part of the batch; `python -m scadm.training`, no checkpoint within the measured steps. Their rates
+           add up.
+torchrun   ranks that share the batch by DistributedDataParallel, without Ray, tracking and checkpoints.
+pipeline   Ray Train workers with MLflow, metrics of the machine, and checkpoints as often as the quickstart's.
 
-Each with the quickstart's batch, a step of little more than 0.1 s, and with a larger one, whose step takes a second:
-what a step costs besides its images, such as the exchange of gradients, weighs less there.
+Two workers with the quickstart's batch, whose step takes little more than 0.1 s; with a larger one, whose step takes a
+second, so that what a step costs besides its images, such as the exchange of gradients, weighs less; and one worker,
+which leaves a core to the processes of Ray and MLflow, as every machine with a GPU does.
 
 A rate is images by seconds between two lines of the run's journal, so checkpoints that it waits for count. Of each
 ratio the median over the rounds is given, with a bootstrap interval of 95 %. The result is kept in
@@ -20,12 +22,12 @@ benchmarks/scaling.json and .md.
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,19 @@ FROM, TO = 320, 1600
 CHECKPOINT_EVERY = 800  # images
 LARGE = 64  # images of the larger batch
 NEVER = 10**6
+
+
+@dataclass(frozen=True)
+class Setting:
+    workers: int
+    batch: int  # images of all workers together
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.batch // self.workers}"
+
+    @property
+    def ways(self) -> list[str]:
+        return [way for way in WAYS if way != "torchrun" or self.workers > 1]
 
 
 def params_file(folder: Path, batch: int, *, workers: int, checkpoints: bool, share: int = 1) -> Path:
@@ -86,24 +101,24 @@ def start(*arguments: str, threads: int | None = 1) -> "subprocess.Popen[bytes]"
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def bare(folder: Path, batch: int) -> float:
-    params = params_file(folder, batch, workers=1, checkpoints=False, share=2)
-    runs = [folder / "one", folder / "other"]
+def bare(folder: Path, setting: Setting) -> float:
+    params = params_file(folder, setting.batch, workers=1, checkpoints=False, share=setting.workers)
+    runs = [folder / f"run{number}" for number in range(setting.workers)]
     finish(*(start("-m", "scadm.training", str(run), "--params", str(params)) for run in runs))
-    return sum(rate(run, batch, share=2) for run in runs)
+    return sum(rate(run, setting.batch, setting.workers) for run in runs)
 
 
-def torchrun(folder: Path, batch: int) -> float:
-    params = params_file(folder, batch, workers=2, checkpoints=False)
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+def torchrun(folder: Path, setting: Setting) -> float:
+    params = params_file(folder, setting.batch, workers=setting.workers, checkpoints=False)
+    launch = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={setting.workers}")
     finish(start(*launch, "-m", "scadm.training", str(folder / "run"), "--params", str(params)))
-    return rate(folder / "run", batch)
+    return rate(folder / "run", setting.batch)
 
 
-def pipeline(folder: Path, batch: int) -> float:
-    params = params_file(folder, batch, workers=2, checkpoints=True)
+def pipeline(folder: Path, setting: Setting) -> float:
+    params = params_file(folder, setting.batch, workers=setting.workers, checkpoints=True)
     finish(start("-m", "benchmarks.scaling", "--train", str(folder / "run"), "--params", str(params), threads=None))
-    return rate(folder / "run", batch)
+    return rate(folder / "run", setting.batch)
 
 
 def train(run: Path, params_path: Path) -> None:
@@ -118,7 +133,7 @@ def train(run: Path, params_path: Path) -> None:
         run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
 
 
-WAYS: dict[str, Callable[[Path, int], float]] = {"bare": bare, "torchrun": torchrun, "pipeline": pipeline}
+WAYS: dict[str, Callable[[Path, Setting], float]] = {"bare": bare, "torchrun": torchrun, "pipeline": pipeline}
 RATIOS = (("torchrun", "bare"), ("pipeline", "bare"), ("pipeline", "torchrun"))
 
 
@@ -130,27 +145,28 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
     return float(np.median(ratios)), float(low), float(high)
 
 
-Rates = dict[int, dict[str, list[float]]]
-"""Images per second by batch and way, one for each round."""
+Rates = dict[Setting, dict[str, list[float]]]
+"""Images per second by setting and way, one for each round."""
 
 
 def describe(rates: Rates) -> str:
     rounds, cpu = len(next(iter(rates.values()))["bare"]), machine.describe(torch.device("cpu"))
     lines = [
-        f"Two workers on {cpu}; {rounds} rounds that take turns, images {FROM} to {TO} of trainings of the "
-        "quickstart's model. Written by `python -m benchmarks.scaling`.",
+        f"On {cpu}; {rounds} rounds that take turns, images {FROM} to {TO} of trainings of the quickstart's model, by "
+        "workers x images of each in a step. Written by `python -m benchmarks.scaling`.",
         "",
-        "| batch | way | images/s, median | from | to |",
-        "| ---: | --- | ---: | ---: | ---: |",
+        "| setting | way | images/s, median | from | to |",
+        "| --- | --- | ---: | ---: | ---: |",
     ]
-    for batch, ways in rates.items():
+    for setting, ways in rates.items():
         for way, r in ways.items():
-            lines.append(f"| {batch} | {way} | {np.median(r):.1f} | {min(r):.1f} | {max(r):.1f} |")
-    lines += ["", "| batch | ratio, by round | median | 95 % |", "| ---: | --- | ---: | ---: |"]
-    for batch, ways in rates.items():
+            lines.append(f"| {setting} | {way} | {np.median(r):.1f} | {min(r):.1f} | {max(r):.1f} |")
+    lines += ["", "| setting | ratio, by round | median | 95 % |", "| --- | --- | ---: | ---: |"]
+    for setting, ways in rates.items():
         for above, below in RATIOS:
-            median, low, high = interval([a / b for a, b in zip(ways[above], ways[below], strict=True)])
-            lines.append(f"| {batch} | {above} / {below} | {median:.3f} | {low:.3f} to {high:.3f} |")
+            if above in ways and below in ways:
+                median, low, high = interval([a / b for a, b in zip(ways[above], ways[below], strict=True)])
+                lines.append(f"| {setting} | {above} / {below} | {median:.3f} | {low:.3f} to {high:.3f} |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,21 +181,21 @@ def main() -> None:
         train(given.train, given.params)
         return
     Manifest.read(ROOT / "data/shards")
-    batches = (load_params(ROOT / "params.yaml").training.batch_size, LARGE)
-    rates: Rates = {batch: {way: [] for way in WAYS} for batch in batches}
-    names = list(WAYS)
-    with bar(given.rounds * len(batches) * len(names), "scaling", "trainings") as progress:
-        for number, batch in itertools.product(range(given.rounds), batches):
-            for name in names[number % 3 :] + names[: number % 3]:
+    batch = load_params(ROOT / "params.yaml").training.batch_size
+    settings = Setting(2, batch), Setting(2, LARGE), Setting(1, batch)
+    rates: Rates = {setting: {way: [] for way in setting.ways} for setting in settings}
+    with bar(given.rounds * sum(len(setting.ways) for setting in settings), "scaling", "trainings") as progress:
+        for number, setting in itertools.product(range(given.rounds), settings):
+            first = number % len(setting.ways)
+            for way in setting.ways[first:] + setting.ways[:first]:
                 with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-                    measured = WAYS[name](Path(folder), batch)
-                rates[batch][name].append(measured)
-                progress.set_postfix_str(f"batch {batch}, {name} {measured:.1f} images/s", refresh=False)
+                    measured = WAYS[way](Path(folder), setting)
+                rates[setting][way].append(measured)
+                progress.set_postfix_str(f"{setting}, {way} {measured:.1f} images/s", refresh=False)
                 progress.update(1)
     table = describe(rates)
-    write_json(ROOT / "benchmarks/scaling.json", rates)
+    write_json(ROOT / "benchmarks/scaling.json", {str(setting): ways for setting, ways in rates.items()})
     write_atomically(ROOT / "benchmarks/scaling.md", table)
-    print(json.dumps(rates))
     print(table)
 
 
