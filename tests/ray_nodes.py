@@ -105,6 +105,10 @@ class Nodes:
         wait_for("the end of the nodes", lambda: not marked(self._project.mark), 60)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
+    def processes(self, named: str) -> list[int]:
+        """What runs on the nodes; those whose command holds `named`."""
+        return [pid for pid, command in marked(self._project.mark).items() if named in command]
+
     def client(self, project: Project) -> dict[str, str]:
         """What a driver finds in its environment."""
         return self._token | {"RAY_ADDRESS": f"127.0.0.1:{self._port}", "SCADM_HOME": str(project.folder)}

@@ -42,8 +42,10 @@ def sha256(project: Project) -> str:
 class Run:
     """A training that is still to be done, in a copy of a finished project."""
 
-    def __init__(self, finished: Project, folder: Path, **changes: object) -> None:
-        self.project = finished.copy(folder / "project")
+    def __init__(self, finished: Project, folder: Path, nodes: Nodes | None = None, **changes: object) -> None:
+        self.project, self.nodes = finished.copy(folder / "project"), nodes
+        if nodes is not None:
+            self.project.variables = nodes.client(self.project)
         key = json.loads((finished.folder / "models/train.json").read_text())["run_key"]
         self.project.run("rm", "models/train.json")
         self.project.set({"cluster.max_failures": 1000, "monitoring.log_every": 1, **changes})
@@ -69,7 +71,8 @@ class Run:
         return max(self.steps(), default=0)
 
     def workers(self) -> list[int]:
-        return sorted(self.project.processes(WORKER))
+        """On this machine, and on the cluster's nodes, which are not children of the run's commands."""
+        return sorted([*self.project.processes(WORKER), *(self.nodes.processes(WORKER) if self.nodes else [])])
 
     def writes(self) -> bool:
         """Whether a checkpoint is being written now."""
@@ -112,7 +115,7 @@ def nodes(finished: Project, tmp_path: Path) -> Iterator[Nodes]:
 def test_a_worker(finished: Project, tmp_path: Path, moment: str) -> None:
     run = Run(finished, tmp_path)
     process = run.start()
-    until(lambda: MOMENTS[moment](run), 120, process)
+    until(lambda: MOMENTS[moment](run), SECONDS, process)
     os.kill(random.Random(moment).choice(run.workers()), signal.SIGKILL)
     run.require_end()
     run.require_same(finished)
@@ -123,7 +126,7 @@ def test_a_worker(finished: Project, tmp_path: Path, moment: str) -> None:
 def test_the_driver(finished: Project, tmp_path: Path, moment: str) -> None:
     run = Run(finished, tmp_path)
     process = run.start()
-    until(lambda: MOMENTS[moment](run), 120, process)
+    until(lambda: MOMENTS[moment](run), SECONDS, process)
     process.kill()
     process.wait()
     run.start()
@@ -134,12 +137,11 @@ def test_the_driver(finished: Project, tmp_path: Path, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_node(finished: Project, tmp_path: Path, nodes: Nodes, moment: str) -> None:
-    run = Run(finished, tmp_path)
-    run.project.variables = nodes.client(run.project)
+    run = Run(finished, tmp_path, nodes)
     for _ in range(2):
         nodes.add()
     process = run.start()
-    until(lambda: MOMENTS[moment](run), 120, process)
+    until(lambda: MOMENTS[moment](run), SECONDS, process)
     nodes.kill(nodes.names[0])
     nodes.add()
     run.require_end()
@@ -147,9 +149,8 @@ def test_a_node(finished: Project, tmp_path: Path, nodes: Nodes, moment: str) ->
 
 
 def test_a_drained_node_first_leads_to_a_checkpoint(finished: Project, tmp_path: Path, nodes: Nodes) -> None:
-    run = Run(finished, tmp_path, **{"training.steps": 400, "monitoring.checkpoint_every": 1000})
+    run = Run(finished, tmp_path, nodes, **{"training.steps": 400, "monitoring.checkpoint_every": 1000})
     run.folder = run.folder.parent / "unknown"  # another number of steps is another run
-    run.project.variables = nodes.client(run.project)
     for _ in range(2):
         nodes.add()
     run.start()
@@ -167,9 +168,8 @@ def test_a_drained_node_first_leads_to_a_checkpoint(finished: Project, tmp_path:
 
 
 def test_workers_are_fewer_and_more_as_nodes_go_and_come(finished: Project, tmp_path: Path, nodes: Nodes) -> None:
-    run = Run(finished, tmp_path, **{"training.steps": 700, "cluster.min_workers": 1})
+    run = Run(finished, tmp_path, nodes, **{"training.steps": 700, "cluster.min_workers": 1})
     runs = run.folder.parent
-    run.project.variables = nodes.client(run.project)
     nodes.add()
     run.start()
     wait_for("a run", lambda: any(runs.glob("*/metrics.jsonl")), 120)
