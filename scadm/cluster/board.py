@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scadm.progress import bar
 from scadm.stopping import Stop
 
 _EVERY = 0.5  # seconds between two looks at the board
+_PATIENCE = 5.0  # seconds for an answer of the board
 _SHOWS_EVERY = 0.25  # seconds between two notes of where the training is: a step may take less
 
 
@@ -107,7 +108,11 @@ def _show(board: Any, what: str, stop: Stop, ended: threading.Event) -> None:
             if stop.asked.is_set() and not told:
                 board.stop.remote()
                 told = True
-            state: State = ray.get(board.read.remote(seen), timeout=5)
+            state: State = ray.get(board.read.remote(seen), timeout=_PATIENCE)
+        except GetTimeoutError:  # a machine that is busy: the next look may be answered, and a stop must be told
+            if last:
+                break
+            continue
         except RayError:
             break
         for line in state.lines:
