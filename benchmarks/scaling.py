@@ -129,8 +129,7 @@ def train(run: Path, params_path: Path) -> None:
     job = TrainJob.of(params, data, run=str(run), shards=str(shards), autoencoder=autoencoder, initial=None)
     tree = params.model_dump(mode="json")
     tracked = tracking.open_run(params.tracking, run.parent, "k", name="k", params=tree, tags={}, dataset=None)
-    with tracking.ending(tracked):
-        run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
+    run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
 
 
 WAYS: dict[str, Callable[[Path, Setting], float]] = {"bare": bare, "torchrun": torchrun, "pipeline": pipeline}

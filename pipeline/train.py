@@ -39,11 +39,11 @@ def main(stage: Stage) -> None:
         dataset=(params.project.data_name, shards, data.digest),
     )
     final = place / "final"
+    if checkpoint.is_complete(final):
+        stage.say(f"run {key} is finished: its weights are in {final.root}")
+    else:
+        run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
     with tracking.ending(tracked):
-        if checkpoint.is_complete(final):
-            stage.say(f"run {key} is finished: its weights are in {final.root}")
-        else:
-            run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
         if sent := tracking.replay(tracked, journal.read(place)):
             stage.say(f"{sent} rows of metrics were sent to MLflow afterwards")
         tracking.keep_weights(tracked, final)

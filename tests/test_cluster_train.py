@@ -1,8 +1,8 @@
 """What a worker of Ray Train does with errors. In this process, without a Ray cluster."""
 
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +16,10 @@ from ray.exceptions import GetTimeoutError
 from scadm.cluster import train as cluster_train
 from scadm.cluster.board import Board
 from scadm.cluster.train import run_training
+from scadm.files.store import Store
 from scadm.synthesis import part_ids
 from scadm.tracking import Tracked
+from scadm.training.lease import Lease
 
 CLUSTER = tiny.CLUSTER.model_copy(update={"max_failures": 2})
 
@@ -83,6 +85,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
         monkeypatch.setattr(cluster_train, "is_complete", lambda _: next(completions))
         monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
         monkeypatch.setattr(cluster_train, "train", train)
+        monkeypatch.setattr(cluster_train, "ending", lambda _: nullcontext())
         try:
             run_training(tiny.training_job(tmp_path), CLUSTER, Tracked("sqlite://", "1"), 0)
         finally:
@@ -114,3 +117,21 @@ def test_without_its_board_a_training_goes_on_and_ends_by_ray_s_count(run: Any) 
     with pytest.raises(ValueError, match="unknown part 'beard'"):
         run(lambda: part_ids(["beard"]), lost=True)
     assert run.calls == [1, 2, 3]
+
+
+def test_who_only_waits_for_a_run_does_not_say_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, said = tiny.training_job(tmp_path), []
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    @contextmanager
+    def ending(tracked: Tracked) -> Iterator[None]:
+        said.append(tracked)
+        yield
+
+    monkeypatch.setattr(cluster_train, "ending", ending)
+    monkeypatch.setattr(cluster_train, "attend", interrupted)
+    with Lease(Store(job.run)), pytest.raises(KeyboardInterrupt):
+        run_training(job, CLUSTER, Tracked("sqlite://", "1"), 0)
+    assert said == []

@@ -54,6 +54,19 @@ def rows(steps: range, **more: float) -> list[dict[str, float]]:
     return [{"step": step, "train/loss": 1 / step, **more} for step in steps]
 
 
+def test_steps_that_are_done_again_after_a_kill_are_there_once(tracked: Tracked) -> None:
+    """As with a remote journal, which is written with each checkpoint: the new process does not know of them."""
+    with RunLogger(tracked) as logger:
+        for step in range(1, 9):
+            logger.log(step, {"train/loss": 1 / step}, at=1000 + step)
+    with RunLogger(tracked) as again:
+        again.catch_up(rows(range(1, 6)))  # the checkpoint's
+        for step in range(6, 11):
+            again.log(step, {"train/loss": 9.0, "validation/loss": 1.0}, at=2000 + step)
+    assert history(tracked, "train/loss") == [(s, 1 / s) for s in range(1, 9)] + [(9, 9.0), (10, 9.0)]
+    assert history(tracked, "validation/loss") == [(s, 1.0) for s in range(6, 11)]
+
+
 def test_metrics_and_pictures_arrive_in_order(tracked: Tracked) -> None:
     with RunLogger(tracked) as logger:
         for step in range(1, 2001):  # more than two calls take

@@ -24,7 +24,7 @@ from scadm.config import ClusterConfig
 from scadm.files.checkpoint import is_complete
 from scadm.files.store import Store
 from scadm.stopping import Stop, stopping
-from scadm.tracking import RunLogger, Tracked, machine_metrics
+from scadm.tracking import RunLogger, Tracked, ending, machine_metrics
 from scadm.training.attend import attend
 from scadm.training.hooks import Progress, Wish
 from scadm.training.job import TrainJob, Worker
@@ -150,7 +150,8 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machin
     run = Store(job.run)
     while not is_complete(run / FINAL):
         try:
-            with Lease(run) as lease:
+            # Who only waits must not say in MLflow how the run has ended.
+            with Lease(run) as lease, ending(tracked):
                 return _run(replace(job, lease=lease.token), run, cluster, tracked, machine_metrics_s)
         except Taken as taken:
             attend(run, taken.holder, job.training.steps, _say)

@@ -39,7 +39,7 @@ def machine_metrics(
     over = threading.Event()
     prefix = f"system/{re.sub(r'[^A-Za-z0-9_.-]', '_', node)}/"
     # Rank 0's logger says what there is to say about the store.
-    logger = RunLogger(tracked, say=lambda _: None)
+    logger = RunLogger(tracked, say=lambda _: None, repeats=False)
 
     def watch() -> None:
         machine = _Machine(node, say)

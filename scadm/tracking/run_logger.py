@@ -119,13 +119,15 @@ class RunLogger:
         say: Callable[[str], None] = said_here,
         every: float = _EVERY,
         pause: float = _PAUSE,
+        repeats: bool = True,
     ) -> None:
+        """`repeats`: steps may come that the run has already; they are left out."""
         self.tracked = tracked
         self.failures = 0
         """Calls that failed."""
         self.lost = 0
         """Pictures that were given up."""
-        self._say, self._every, self._pause = say, every, pause
+        self._say, self._every, self._pause, self._repeats = say, every, pause, repeats
         self._metrics: deque[_Metrics | _Journal] = deque()
         self._pictures: deque[_Picture] = deque()
         self._changed = threading.Condition()
@@ -146,6 +148,8 @@ class RunLogger:
         self._picture_failed = False
         self._client: MlflowClient | None = None
         self._shown: set[tuple[str, int]] | None = None
+        self._known: dict[str, set[int]] = {}
+        """Steps by metric that the run had before this logger sent any: see `_new`."""
 
     def __enter__(self) -> "RunLogger":
         return self
@@ -223,17 +227,18 @@ class RunLogger:
     def _work(self) -> None:
         with impatient():
             while self._wait():
+                metrics = bool(self._metrics)  # more may come meanwhile: which of the two failed?
                 try:
                     with asking():
                         client = self._client = self._client or MlflowClient(self.tracked.uri)
-                        if self._metrics:
+                        if metrics:
                             self._send_metrics(client)
                         elif self._pictures:
                             self._send_picture(client, self._pictures[0])
                 except Exception as error:  # whatever the store, the network or the server did
                     self._client = self._shown = None
                     self.failures += 1
-                    if self._metrics:
+                    if metrics:
                         self._count(error)
                     elif not self._picture_failed:
                         self._picture_failed = True
@@ -267,9 +272,10 @@ class RunLogger:
             for item in list(self._metrics):
                 if isinstance(item, _Journal) or (taken and len(batch) + len(item.rows) > METRICS_PER_CALL):
                     break
-                batch += item.rows
+                batch += self._new(client, item.rows)
                 taken = sent = taken + 1
-            client.log_batch(self.tracked.run_id, metrics=batch)
+            if batch:
+                client.log_batch(self.tracked.run_id, metrics=batch)
         with self._changed:
             for _ in range(min(taken, len(self._metrics))):
                 self._metrics.popleft()
@@ -282,6 +288,18 @@ class RunLogger:
                     "had waited were sent."
                 )
                 self._away = self._late = 0
+
+    def _new(self, client: MlflowClient, metrics: Sequence[Metric]) -> list[Metric]:
+        """Those of a step that the run did not have when this logger came to the metric.
+
+        A remote journal is written with each checkpoint, so after a kill it lacks steps that were sent; they are done
+        again, and would be there twice, at two times.
+        """
+        for metric in metrics:
+            if self._repeats and metric.key not in self._known:
+                history = client.get_metric_history(self.tracked.run_id, metric.key)
+                self._known[metric.key] = {found.step for found in history}
+        return [metric for metric in metrics if metric.step not in self._known.get(metric.key, ())]
 
     def _send_picture(self, client: MlflowClient, picture: _Picture) -> None:
         try:
