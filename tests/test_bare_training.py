@@ -30,7 +30,7 @@ def test_it_trains_where_neither_ray_nor_mlflow_is_and_resumes_what_was_stopped(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     project.run(sys.executable, "-c", BLOCKED, "-", str(whole))
-    assert is_complete(Store(str(whole)) / "final") and is_complete(Store(str(whole)) / "best")
+    assert is_complete(Store(str(whole)) / "final") and complete_steps(Store(str(whole)), "best")
     assert (whole / "samples" / "00000012.webp").is_file()
 
     process = project.start(sys.executable, "-c", BLOCKED, "-", str(stopped), log=tmp_path / "log")

@@ -1,6 +1,7 @@
 """metrics.jsonl: every metric once."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,35 @@ def test_a_remote_one_is_written_at_each_flush(tmp_path: Path, monkeypatch: pyte
     assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
     journal.flush()
     assert [row["step"] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_a_flush_that_fails_says_so(tmp_path: Path) -> None:
+    journal = Journal(Store(str(tmp_path)))
+    (tmp_path / NAME).mkdir()
+    journal.add(1, {"loss": 1.0})
+    assert journal.failed == 1
+    with pytest.raises(OSError, match="directory"):
+        journal.flush()
+    (tmp_path / NAME).rmdir()
+    journal.flush()
+    assert rows(tmp_path) == [{"step": 1, "loss": 1.0}]
+
+
+def test_rows_that_are_added_while_another_thread_flushes_are_there_once_and_in_order(tmp_path: Path) -> None:
+    journal, over = Journal(Store(str(tmp_path))), threading.Event()
+
+    def flush() -> None:
+        while not over.is_set():
+            journal.flush()
+
+    other = threading.Thread(target=flush)
+    other.start()
+    for step in range(1, 2001):
+        journal.add(step, {"loss": 1.0})
+    over.set()
+    other.join()
+    journal.flush()
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 2001))
 
 
 def test_what_a_full_disk_refuses_is_written_with_what_comes_next(tmp_path: Path) -> None:

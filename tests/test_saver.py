@@ -40,6 +40,8 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     monkeypatch.setattr(module, "_PATIENCE", 0.05)
     monkeypatch.setattr(module, "_LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr(module, "_FINAL_PATIENCE", 0.0)
+    monkeypatch.setattr(module, "_LAST_PATIENCE", 2.5)
     return Disk(monkeypatch)
 
 
@@ -83,12 +85,36 @@ def test_the_best_weights_are_kept_also_over_a_restart(saver: Saver, tmp_path: P
     for step, loss in enumerate([3.0, 1.0, 2.0], start=1):
         saver.best(loss, {"w": torch.tensor(float(step))}, {"step": step})
         saver.wait()
-    tensors, config = read_checkpoint(Store(f"{tmp_path}/{BEST}"), ["weights"])
+    assert complete_steps(saver.run, BEST) == [2]
+    tensors, config = read_checkpoint(Store(f"{tmp_path}/{BEST}/step-00000002"), ["weights"])
     assert tensors["weights"]["w"] == 2 and config["step"] == 2 and config["validation_loss"] == 1.0
     again = Saver(saver.run, saver.journal, keep=2, most_failures=3, require=lambda: None, say=print)
     again.best(1.5, {"w": torch.tensor(9.0)}, {"step": 9})
     again.close()
-    assert read_checkpoint(Store(f"{tmp_path}/{BEST}"), [])[1]["step"] == 2
+    assert complete_steps(saver.run, BEST) == [2]
+
+
+def test_better_weights_that_could_not_be_written_are_not_the_best(saver: Saver, disk: Disk) -> None:
+    disk.full = True
+    saver.best(1.0, {"w": torch.tensor(1.0)}, {"step": 1})
+    saver.wait()
+    assert (saver.run / BEST).folders() == []
+    disk.full = False
+    saver.best(2.0, {"w": torch.tensor(2.0)}, {"step": 2})
+    saver.wait()
+    assert complete_steps(saver.run, BEST) == [2]
+
+
+def test_damaged_best_weights_do_not_keep_a_run_from_being_resumed(saver: Saver, said: list[str]) -> None:
+    saver.best(1.0, {"w": torch.tensor(1.0)}, {"step": 1})
+    saver.wait()
+    config = Path(saver.run.root) / BEST / "step-00000001" / "config.json"
+    config.write_text(config.read_text().replace("1.0", "2.0"))
+    again = Saver(saver.run, saver.journal, keep=2, most_failures=3, require=lambda: None, say=said.append)
+    assert "these best weights do not count" in said[0] and "it was changed or damaged" in said[0]
+    again.best(5.0, {"w": torch.tensor(2.0)}, {"step": 2})
+    again.close()
+    assert complete_steps(saver.run, BEST) == [2]
 
 
 def test_a_full_disk_is_counted_and_said_and_training_goes_on(saver: Saver, disk: Disk, said: list[str]) -> None:
@@ -99,13 +125,15 @@ def test_a_full_disk_is_counted_and_said_and_training_goes_on(saver: Saver, disk
     saver.wait()
     saver.best(1.0, {"w": torch.tensor(1.0)}, CONFIG)
     saver.wait()
-    assert saver.failed == saver.failed_in_a_row == 2
+    assert (saver.failed, saver.failed_in_a_row) == (2, 1), "one of each kind"
     assert (
         "the checkpoint of step 2 could not be written ([Errno 28] No space left on device). Training goes" in said[0]
     )
     assert complete_steps(saver.run) == [1]
     disk.full = False
     saver.checkpoint(3, group(3), CONFIG)
+    saver.wait()
+    saver.best(1.0, {"w": torch.tensor(1.0)}, CONFIG)
     saver.wait()
     assert (saver.failed, saver.failed_in_a_row) == (2, 0)
     saver.final({"w": torch.tensor(1.0)}, CONFIG)
@@ -122,6 +150,64 @@ def test_failures_that_persist_end_the_training(saver: Saver, disk: Disk) -> Non
         saver.checkpoint(3, group(3), CONFIG)
         saver.wait()
         saver.checkpoint(4, group(4), CONFIG)
+
+
+def test_checkpoints_that_never_fit_end_the_training_though_smaller_weights_do(
+    saver: Saver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Store.write
+
+    def nearly_full(store: Store, name: str, data: bytes) -> None:
+        if name == "average.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(store, name, data)
+
+    monkeypatch.setattr(Store, "write", nearly_full)
+    with pytest.raises(ValueError, match="3 times in a row nothing could be written"):
+        for step in range(1, 6):
+            saver.checkpoint(step, group(step) | {"average": {"w": torch.ones(3)}}, CONFIG)
+            saver.best(1 / step, {"w": torch.ones(3)}, {"step": step})
+            saver.wait()
+    assert saver.failed == 3 and complete_steps(saver.run, BEST) == [3]
+    assert (saver.run / "checkpoints").folders() == [], "what is unfinished takes no room"
+
+
+def test_before_an_end_that_was_asked_for_a_checkpoint_is_tried_again(
+    saver: Saver, disk: Disk, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(_: float) -> None:
+        disk.full = False
+
+    monkeypatch.setattr(module.time, "sleep", free)
+    disk.full = True
+    saver.last_checkpoint(4, group(4), CONFIG)
+    assert complete_steps(saver.run) == [4] and saver.failed_in_a_row == 0
+    assert said == [
+        "warning: the checkpoint of step 4 could not be written ([Errno 28] No space left on device). Trying again."
+    ]
+
+
+def test_an_end_that_was_asked_for_is_not_put_off_for_ever(saver: Saver, disk: Disk, said: list[str]) -> None:
+    disk.full = True
+    saver.last_checkpoint(4, group(4), CONFIG)
+    assert complete_steps(saver.run) == [] and said[-1].endswith("The one before it is the newest.")
+
+
+def test_a_resumable_step_has_its_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk: Disk) -> None:
+    monkeypatch.setattr(Store, "local", False)
+    run = Store(str(tmp_path))
+    saver = Saver(run, Journal(run), keep=2, most_failures=3, require=lambda: None, say=print)
+    saver.journal.add(1, {"loss": 1.0})
+    disk.open.clear()
+    saver.checkpoint(1, group(1), CONFIG)
+    disk.full = True  # before the first byte
+    disk.open.set()
+    saver.wait()
+    assert complete_steps(run) == [] and Journal(run).rows == []
+    disk.full = False
+    saver.checkpoint(2, group(2), CONFIG)
+    saver.close()
+    assert complete_steps(run) == [2] and [row["step"] for row in Journal(run).rows] == [1]
 
 
 def test_the_final_weights_are_tried_again_and_then_refused(saver: Saver, disk: Disk, said: list[str]) -> None:

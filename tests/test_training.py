@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from scadm.config import ModelConfig
-from scadm.files.checkpoint import complete_steps, is_complete, read_checkpoint
+from scadm.files.checkpoint import checkpoint_name, complete_steps, is_complete, read_checkpoint
 from scadm.files.store import Store
 from scadm.precision import computes_in_bf16, mixed_precision
 from scadm.training.job import TrainJob, Worker
@@ -149,7 +149,8 @@ def test_before_a_machine_is_lost_a_checkpoint_is_written(folder: Path, tmp_path
 
 def test_the_best_weights_are_kept(finished: tuple[TrainJob, tiny.Recorder]) -> None:
     job, _ = finished
-    _, config = read_checkpoint(Store(job.run) / "best", ["weights"])
+    (step,) = complete_steps(Store(job.run), "best")
+    _, config = read_checkpoint(Store(job.run) / "best" / checkpoint_name(step), ["weights"])
     losses = dict(zip((4, 8), metrics(job, "validation/loss"), strict=True))
     assert losses[config["step"]] == config["validation_loss"] == min(losses.values())
 

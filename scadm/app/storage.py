@@ -16,11 +16,13 @@ from scadm.config import Params
 from scadm.data.fetch import Record, drop_part, is_part
 from scadm.data.shard_cache import default_folder
 from scadm.files import checkpoint
+from scadm.files.checkpoint import RESUMABLE
 from scadm.files.manifest import FILE_NAME, Manifest, require_same, sha256
 from scadm.files.sharing import node_folder
 from scadm.files.store import Store
 from scadm.first_stage import load_first_stage
 from scadm.stage import find_home, find_storage, recorded_outs, work_lock
+from scadm.training.saver import BEST
 
 Kind = Literal["work", "runs", "imports", "downloads", "shards", "copies", "results"]
 KINDS: dict[Kind, str] = {
@@ -75,8 +77,10 @@ def verify(workspace: Path, root: str) -> Iterator[Checked]:
     if (trained := workspace / "models/train.json").is_file():
         yield _weights(trained, storage)
     for run in (storage / "runs").folders():
-        steps = (storage / "runs" / run / "checkpoints").folders()
-        yield from _verify_checkpoints(storage, [f"runs/{run}/final", *(f"runs/{run}/checkpoints/{s}" for s in steps)])
+        kept = [
+            f"runs/{run}/{kind}/{s}" for kind in (RESUMABLE, BEST) for s in (storage / "runs" / run / kind).folders()
+        ]
+        yield from _verify_checkpoints(storage, [f"runs/{run}/final", *kept])
     yield from _verify_checkpoints(storage, [f"imports/{key}/final" for key in (storage / "imports").folders()])
     yield from _verify_checkpoints(storage, [f"initial/{key}" for key in (storage / "initial").folders()])
     for folder in sorted((home / "storage" / "imports").glob("*/autoencoder")):

@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from scadm.files.manifest import digest, sha256
+from scadm.files.patience import patiently
 from scadm.files.store import Store
 
 CACHE_BYTES = 50_000_000_000
@@ -45,7 +46,7 @@ class ShardCache:
         Raises ValueError if there is no such shard, or it is another one.
         """
         while True:
-            path = self._fetched(name, size, content) if self.remote else Path(self.store.path) / name
+            path = self._at_hand(name, size, content) if self.remote else Path(self.store.path) / name
             try:
                 file = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
@@ -61,6 +62,9 @@ class ShardCache:
                 return os.pread(file, count, first)
             finally:
                 os.close(file)
+
+    def _at_hand(self, name: str, size: int, content: str) -> Path:
+        return patiently(self.store, lambda: self._fetched(name, size, content))
 
     def _fetched(self, name: str, size: int, content: str) -> Path:
         path = self.folder / f"{content[:16]}-{name}"

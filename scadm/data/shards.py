@@ -20,6 +20,7 @@ from webdataset.writer import TarWriter
 
 from scadm.data.shard_cache import CACHE_BYTES, ShardCache
 from scadm.files.manifest import sha256, write_atomically
+from scadm.files.patience import patiently
 from scadm.files.store import Store
 
 INDEX = "index.json"
@@ -133,7 +134,7 @@ class ShardReader:
     def __init__(self, root: str, split: str, cache_bytes: int = CACHE_BYTES) -> None:
         store = Store(root)
         try:
-            tree = json.loads(store.read(INDEX))
+            tree = json.loads(patiently(store, lambda: store.read(INDEX)))
         except FileNotFoundError:
             raise ValueError(
                 f"{root} has no {INDEX}, so it holds no finished shards. Run `dvc repro latents`."

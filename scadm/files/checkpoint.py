@@ -15,6 +15,9 @@ from scadm import faces
 from scadm.files.manifest import FILE_NAME
 from scadm.files.store import Store
 
+RESUMABLE = "checkpoints"
+"""Folder in a run's of the checkpoints that it can be resumed from."""
+
 
 def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
     """Write groups of tensors and a configuration, the manifest last."""
@@ -98,16 +101,15 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def complete_steps(run: Store) -> list[int]:
-    """Steps of the finished checkpoints of a run, in increasing order."""
-    names = (run / "checkpoints").folders()
-    return [int(n.removeprefix("step-")) for n in names if is_complete(run / "checkpoints" / n)]
+def complete_steps(run: Store, kind: str = RESUMABLE) -> list[int]:
+    """Steps of a run's finished checkpoints of one kind, in increasing order."""
+    return [int(n.removeprefix("step-")) for n in (run / kind).folders() if is_complete(run / kind / n)]
 
 
-def prune(run: Store, keep: int) -> None:
-    """Delete all but the newest `keep` finished checkpoints, and what older, unfinished ones left."""
-    kept = complete_steps(run)[-keep:]
-    for name in (run / "checkpoints").folders():
+def prune(run: Store, keep: int, kind: str = RESUMABLE) -> None:
+    """Delete all but the newest `keep` finished checkpoints of a kind, and what older, unfinished ones left."""
+    kept = complete_steps(run, kind)[-keep:]
+    for name in (run / kind).folders():
         step = int(name.removeprefix("step-"))
         if kept and step < kept[0]:
-            (run / "checkpoints" / name).delete()
+            (run / kind / name).delete()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 
 from scadm.files.store import Store
@@ -24,7 +25,7 @@ def read(run: Store) -> list[Row]:
 class Journal:
     """Appends at once to a local run folder; a remote one is written at each `flush`, that is, at each checkpoint.
 
-    What cannot be written is kept, and written with what comes next.
+    What cannot be written is kept, and written with what comes next. Rows are added by one thread; another may flush.
     """
 
     def __init__(self, run: Store) -> None:
@@ -37,6 +38,7 @@ class Journal:
         self.rows = read(run)
         self.failed = 0
         self._written = len(self.rows)
+        self._writing = threading.Lock()
         self._logged = {name: int(row["step"]) for row in self.rows for name in row if name not in NOT_METRICS}
 
     def add(self, step: int, metrics: dict[str, float]) -> Row | None:
@@ -46,35 +48,40 @@ class Journal:
             return None
         self._logged.update(dict.fromkeys(new, step))
         self.rows.append({"step": step, "time": int(time.time() * 1000), **new})
-        if self.run.local:
-            self._append()
-        return self.rows[-1]
-
-    def _append(self) -> None:
-        rows = self.rows[self._written :]
-        path = f"{self.run.path}/{NAME}"
-        try:
-            self.run.filesystem.create_dir(self.run.path, recursive=True)
-            before = os.path.getsize(path) if os.path.exists(path) else 0  # noqa: PTH202, PTH110
+        row = self.rows[-1]
+        # A flush that is under way takes this row with the next one: a step never waits for a store.
+        if self.run.local and self._writing.acquire(blocking=False):
             try:
-                with open(path, "ab") as file:  # noqa: PTH123
-                    file.write(_lines(rows))
-            except OSError:
-                os.truncate(path, before)
-                raise
-        except OSError:  # a full disk: the training goes on
-            self.failed += 1
-            return
-        self._written = len(self.rows)
+                self._append()
+            except OSError:  # a full disk: the training goes on
+                self.failed += 1
+            finally:
+                self._writing.release()
+        return row
 
     def flush(self) -> None:
         """Write what is not yet there. Raises OSError where that fails."""
-        if self.run.local:
-            if self._written < len(self.rows):
+        with self._writing:
+            if self.run.local:
                 self._append()
-        elif self._written < (count := len(self.rows)):
-            self.run.write(NAME, _lines(self.rows[:count]))
-            self._written = count
+            elif self._written < (count := len(self.rows)):
+                self.run.write(NAME, _lines(self.rows[:count]))
+                self._written = count
+
+    def _append(self) -> None:
+        count = len(self.rows)
+        if self._written == count:
+            return
+        path = f"{self.run.path}/{NAME}"
+        self.run.filesystem.create_dir(self.run.path, recursive=True)
+        before = os.path.getsize(path) if os.path.exists(path) else 0  # noqa: PTH202, PTH110
+        try:
+            with open(path, "ab") as file:  # noqa: PTH123
+                file.write(_lines(self.rows[self._written : count]))
+        except OSError:
+            os.truncate(path, before)
+            raise
+        self._written = count
 
 
 def _lines(rows: list[Row]) -> bytes:

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scadm.data.loader import Batch
 from scadm.diffusion.noise import DROPOUT, generator
 from scadm.files.checkpoint import read_checkpoint
+from scadm.files.patience import patiently
 from scadm.files.store import Store
 from scadm.files.weights import load_state
 from scadm.models.scadm import SCADM
@@ -41,7 +42,8 @@ class Learner:
         torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
         self.model = SCADM(job.model, job.latent_channels)
         if job.initial is not None and resumed is None:
-            tensors, _ = read_checkpoint(Store(job.initial), ["weights"])
+            initial = Store(job.initial)
+            tensors, _ = patiently(initial, lambda: read_checkpoint(initial, ["weights"]))
             load_state(self.model, tensors["weights"], job.initial)
         channels_last(self.model.to(worker.device))
         self.model.unet.gradient_checkpointing = job.gradient_checkpointing
@@ -56,7 +58,7 @@ class Learner:
             step=step,
         )
         if resumed is not None:
-            tensors, _ = read_checkpoint(resumed, GROUPS)
+            tensors, _ = patiently(resumed, lambda: read_checkpoint(resumed, GROUPS))
             self.state.restore(tensors, step, resumed.root)
         if job.compile:
             module.compile()

@@ -12,6 +12,7 @@ from torch import Tensor
 from scadm.data.loader import Loader
 from scadm.data.shards import ShardReader
 from scadm.files.checkpoint import checkpoint_name, complete_steps, is_complete, read_config
+from scadm.files.patience import patiently
 from scadm.files.store import Store
 from scadm.training import lease
 from scadm.training.hooks import Hooks, Wish
@@ -34,9 +35,9 @@ def train(job: TrainJob, worker: Worker, hooks: Hooks) -> None:
     """
     run = Store(job.run)
     # Asked by rank 0 alone, so that all ranks go on from the same step.
-    first = agreed(_newest_step(run) if worker.leads else 0, worker)
+    first = agreed(patiently(run, lambda: _newest_step(run), hooks.say) if worker.leads else 0, worker)
     if first != FINISHED:
-        saver = _saver(job, run, hooks) if worker.leads else None
+        saver = patiently(run, lambda: _saver(job, run, hooks), hooks.say) if worker.leads else None
         with nullcontext() if saver is None else closing(saver):
             _train(job, worker, hooks, run, first, saver)
 
@@ -91,12 +92,13 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
         if saver is not None:
             saver.best(metrics["validation/loss"], average, job.checkpoint_config(step))
 
-    def checkpoint(step: int) -> None:
+    def checkpoint(step: int, *, last: bool) -> None:
         window.add_all(losses, worker)
         losses.clear()
         if saver is not None:
             config = job.checkpoint_config(step) | {"window": window.as_json()}
-            saver.checkpoint(step, learner.state.tensors(), config)
+            write = saver.last_checkpoint if last else saver.checkpoint
+            write(step, learner.state.tensors(), config)
 
     def finish(step: int) -> None:
         if saver is not None:
@@ -108,7 +110,9 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
         hooks.report({"step": 0.0})
 
     losses: list[Tensor] = []
-    window = Window() if newest is None else Window(*read_config(newest)["window"])
+    window = (
+        Window() if newest is None else Window(*patiently(newest, lambda: read_config(newest), hooks.say)["window"])
+    )
     since, since_step = time.perf_counter(), first
     for step, parts in loader.steps(first, config.steps):
         learnt = learner.learn(step, parts)
@@ -145,11 +149,9 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
             hooks.picture(done, "samples", sample_grid(validation.synthesiser(average), validation.shown))
             since, since_step = time.perf_counter(), done
         if done % monitoring.checkpoint_every == 0 or final or asked:
-            checkpoint(done)
+            checkpoint(done, last=asked and not final)
             if final:
                 finish(done)
-            elif asked and saver is not None:
-                saver.wait()
             hooks.report({"step": float(done), "loss": learnt.loss.item()})
             since, since_step = time.perf_counter(), done
         if wish is Wish.STOP:

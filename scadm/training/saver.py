@@ -1,26 +1,31 @@
 """Checkpoints, written beside the training: it goes on while a thread writes, and where writing fails.
 
-A failure is counted and said. Only one that persists ends the training: as many in a row as
-`monitoring.failed_checkpoints` says, or the final weights after as many attempts.
+A failure is counted and said. Only one that persists ends the training: as many of a kind in a row as
+`monitoring.failed_checkpoints` says, or of the final weights as many attempts over at least some minutes.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
 
-from scadm.files.checkpoint import checkpoint_name, is_complete, prune, read_config, write_checkpoint
+from scadm.files.checkpoint import RESUMABLE, checkpoint_name, complete_steps, prune, read_config, write_checkpoint
 from scadm.files.store import Store
+from scadm.redaction import brief, redacted
 from scadm.training.journal import Journal
 
 BEST = "best"
-"""Folder of the averaged weights with the lowest validation loss so far."""
+"""Folder of the averaged weights with the lowest validation loss so far, in one of their step, as checkpoints are."""
 FINAL = "final"
 
 _PATIENCE = 10.0  # seconds that a checkpoint waits for the one before it
 _LONGEST_PAUSE = 30.0  # seconds between two attempts at the final weights
+_FINAL_PATIENCE = 600.0  # seconds at least that the final weights are attempted
+_LAST_PATIENCE = 30.0  # seconds of attempts before an end that was asked for: whoever asked may soon kill the process
 
 Groups = dict[str, dict[str, Tensor]]
 
@@ -31,6 +36,15 @@ def _copied(tensors: Groups) -> Groups:
         group: {name: tensor.detach().to("cpu", copy=True) for name, tensor in named.items()}
         for group, named in tensors.items()
     }
+
+
+def _write(place: Store, tensors: Groups, config: dict[str, Any]) -> None:
+    try:
+        write_checkpoint(place, tensors, config)
+    except OSError:
+        with suppress(OSError):  # half of one is of no use, and takes the room that the next one needs
+            place.delete()
+        raise
 
 
 class Saver:
@@ -52,45 +66,79 @@ class Saver:
         self.require, self.say = require, say
         self.failed = 0
         """Checkpoints that could not be written, over the life of this process."""
-        self.failed_in_a_row = 0
+        self._in_a_row: Counter[str] = Counter()
+        """By kind: that the best weights, which are smaller, can be written does not make up for a checkpoint."""
         self._reason = ""
         self._refused: ValueError | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: dict[str, Future[None]] = {}
-        self._lowest = _loss_of(run / BEST)
+        self._lowest = self._lowest_loss()
+
+    @property
+    def failed_in_a_row(self) -> int:
+        return max(self._in_a_row.values(), default=0)
 
     def checkpoint(self, step: int, tensors: Groups, config: dict[str, Any]) -> None:
         """Begin to write what a training resumes from. Raises ValueError where failures persist."""
-        what = f"the checkpoint of step {step}"
-        if self._is_free("checkpoint", what):
-            copied = _copied(tensors)
-            self._begin("checkpoint", what, lambda: self._checkpoint(step, copied, config))
         self._require_progress()
+        what = f"the checkpoint of step {step}"
+        if self._is_free(RESUMABLE, what):
+            copied = _copied(tensors)
+            self._begin(RESUMABLE, what, lambda: self._checkpoint(step, copied, config))
+
+    def last_checkpoint(self, step: int, tensors: Groups, config: dict[str, Any]) -> None:
+        """Write what a training resumes from, before a process ends that was asked to; for a while, until it works."""
+        end, what = time.monotonic() + _LAST_PATIENCE, f"the checkpoint of step {step}"
+        wait(self._writing.values(), _LAST_PATIENCE)
+        pause = 1.0
+        while True:
+            try:
+                self.require()
+                self._checkpoint(step, tensors, config)
+            except OSError as error:
+                again = time.monotonic() + pause < end
+                self._count(RESUMABLE, what, error, "Trying again." if again else "The one before it is the newest.")
+                if not again:
+                    return
+                time.sleep(pause)
+                pause *= 2
+            else:
+                self._in_a_row[RESUMABLE] = 0
+                return
 
     def best(self, loss: float, average: dict[str, Tensor], config: dict[str, Any]) -> None:
         """Begin to write averaged weights if their validation loss is the lowest so far."""
-        what = f"the best weights, of step {config['step']},"
-        if loss < self._lowest and self._is_free(BEST, what):
-            copied = _copied({"weights": average})
+        step = config["step"]
+        what = f"the best weights, of step {step},"
+
+        def write() -> None:
+            _write(self.run / BEST / checkpoint_name(step), copied, config | {"validation_loss": loss})
             self._lowest = loss
-            self._begin(
-                BEST, what, lambda: write_checkpoint(self.run / BEST, copied, config | {"validation_loss": loss})
-            )
+            prune(self.run, 1, BEST)
+
+        # Asked again after waiting for those before, which may be better.
+        if loss < self._lowest and self._is_free(BEST, what) and loss < self._lowest:
+            copied = _copied({"weights": average})
+            self._begin(BEST, what, write)
 
     def final(self, average: dict[str, Tensor], config: dict[str, Any]) -> None:
         """Write the final weights, after all else. Raises ValueError if that fails again and again."""
         self.wait()
-        for attempt in range(self.most_failures):
+        begun = time.monotonic()
+        while True:
             try:
                 self.require()
                 self.journal.flush()
                 write_checkpoint(self.run / FINAL, {"weights": average}, config)
-                return
             except OSError as error:
-                self._count("the final weights", error)
-                if attempt + 1 < self.most_failures:
-                    time.sleep(min(2.0**attempt, _LONGEST_PAUSE))
-        self._give_up()
+                self._count(FINAL, "the final weights", error, "Trying again.")
+                attempts = self._in_a_row[FINAL]
+                pause = min(2.0 ** (attempts - 1), _LONGEST_PAUSE)
+                if attempts >= self.most_failures and time.monotonic() + pause > begun + _FINAL_PATIENCE:
+                    self._give_up()
+                time.sleep(pause)
+            else:
+                return
 
     def wait(self) -> None:
         """Until nothing is being written."""
@@ -103,7 +151,7 @@ class Saver:
     def _is_free(self, kind: str, what: str) -> bool:
         """Whether none of a kind is still being written: so at most one of each is held in memory."""
         if kind in self._writing and not wait([self._writing[kind]], _PATIENCE).done:
-            self._count(what, TimeoutError("the one before it is still being written"))
+            self._count(kind, what, TimeoutError("the one before it is still being written"), "Training goes on.")
             return False
         return True
 
@@ -113,24 +161,36 @@ class Saver:
                 self.require()
                 write()
             except OSError as error:
-                self._count(what, error)
+                self._count(kind, what, error, "Training goes on.")
             except ValueError as error:
                 self._refused = error
             else:
-                self.failed_in_a_row = 0
+                self._in_a_row[kind] = 0
 
         self._writing[kind] = self._pool.submit(attempt)
 
     def _checkpoint(self, step: int, tensors: Groups, config: dict[str, Any]) -> None:
-        write_checkpoint(self.run / "checkpoints" / checkpoint_name(step), tensors, config)
-        self.journal.flush()
-        prune(self.run, self.keep)
+        self.journal.flush()  # first: what a training is resumed from has the metrics of all steps before it
+        _write(self.run / RESUMABLE / checkpoint_name(step), tensors, config)
+        try:
+            prune(self.run, self.keep)
+        except OSError as error:
+            self.say(f"warning: checkpoints that are no longer needed could not be deleted ({brief(error)}).")
 
-    def _count(self, what: str, error: OSError) -> None:
+    def _lowest_loss(self) -> float:
+        """The validation loss of the best weights that an earlier start of the run has written."""
+        for step in reversed(complete_steps(self.run, BEST)):
+            try:
+                return read_config(self.run / BEST / checkpoint_name(step))["validation_loss"]
+            except ValueError as error:
+                self.say(f"warning: these best weights do not count: {error}")
+        return float("inf")
+
+    def _count(self, kind: str, what: str, error: OSError, then: str) -> None:
         self.failed += 1
-        self.failed_in_a_row += 1
-        self._reason = str(error) or type(error).__name__
-        self.say(f"warning: {what} could not be written ({self._reason}). Training goes on.")
+        self._in_a_row[kind] += 1
+        self._reason = brief(error)
+        self.say(f"warning: {what} could not be written ({self._reason}). {then}")
 
     def _require_progress(self) -> None:
         if self._refused is not None:
@@ -140,12 +200,8 @@ class Saver:
 
     def _give_up(self) -> None:
         raise ValueError(
-            f"{self.failed_in_a_row} times in a row nothing could be written to {self.run.root}: {self._reason}. "
+            f"{self.failed_in_a_row} times in a row nothing could be written to {redacted(self.run.root)}: "
+            f"{self._reason}. "
             "Make room there, or make it reachable; running again goes on from the newest checkpoint that is whole. "
             "(monitoring.failed_checkpoints says how many failures end a training.)"
         )
-
-
-def _loss_of(best: Store) -> float:
-    """The validation loss of the best weights that an earlier start of the run has written."""
-    return read_config(best)["validation_loss"] if is_complete(best) else float("inf")
