@@ -3,12 +3,14 @@
 import json
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import webdataset
+import yaml
 from projects import Project
 
 from scadm import faces
@@ -207,6 +209,7 @@ def _push_and_pull(project: Project, tmp_path: Path, url: str, *option: str) -> 
 def test_two_queued_experiments_end_in_the_store_of_the_project(project: Project) -> None:
     from mlflow.tracking import MlflowClient
 
+    baseline = project.run("git", "rev-parse", "HEAD").stdout.strip()
     for rate in ("0.001", "0.003"):
         changes = (f"training.learning_rate={rate}", "training.steps=2", "cluster.workers=0")
         project.run("dvc", "exp", "run", "--queue", *(part for c in changes for part in ("-S", c)), "train")
@@ -214,8 +217,30 @@ def test_two_queued_experiments_end_in_the_store_of_the_project(project: Project
     client = MlflowClient(f"sqlite:///{project.folder}/storage/mlflow.db")
     experiment = client.get_experiment_by_name("sca-dm")
     assert experiment is not None
-    rates = {run.data.params["training.learning_rate"] for run in client.search_runs([experiment.experiment_id])}
+    runs = client.search_runs([experiment.experiment_id])
+    rates = {run.data.params["training.learning_rate"] for run in runs}
     assert {"0.001", "0.003"} <= rates, done.stdout[-3000:]
+
+    # DVC keeps a finished experiment as a commit, under its baseline and its own name.
+    kept = project.run("git", "for-each-ref", "--format=%(refname)", f"refs/exps/{baseline[:2]}/{baseline[2:]}")
+    queued = {}
+    for ref in kept.stdout.split():
+        params = yaml.safe_load(project.run("git", "show", f"{ref}:params.yaml").stdout)
+        queued[ref.rpartition("/")[2]] = str(params["training"]["learning_rate"])
+    assert sorted(queued.values()) == ["0.001", "0.003"]
+    tagged = {name: run for run in runs if (name := run.data.tags.get("scadm.dvc_experiment")) is not None}
+    assert {name: run.data.params["training.learning_rate"] for name, run in tagged.items()} == queued
+    assert {run.data.tags["scadm.dvc_baseline"] for run in tagged.values()} == {baseline}
+    (plain,) = (run for run in runs if run not in tagged.values())
+    assert "scadm.dvc_baseline" not in plain.data.tags, "`dvc repro` is no experiment"
+    # What is compared has the same names, here and in a run that was not queued.
+    for run in tagged.values():
+        assert run.data.params.keys() == plain.data.params.keys()
+        assert _of_training(run.data.metrics) == _of_training(plain.data.metrics) >= {"train/loss", "train/lr"}
+
+
+def _of_training(metrics: Mapping[str, float]) -> set[str]:
+    return {name for name in metrics if name.startswith("train/")}
 
 
 def test_labels_travel_with_every_out(project: Project) -> None:

@@ -1,8 +1,6 @@
 """The training loop, without Ray and without MLflow."""
 
 import json
-import os
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import run_ranks
 
 from scadm.config import ModelConfig
 from scadm.files.checkpoint import checkpoint_name, complete_steps, is_complete, read_checkpoint
@@ -207,16 +204,13 @@ def test_another_seed_gives_another_result(
 # --- several ranks --------------------------------------------------------------------------------------
 
 
-def _rank(rank: int, ranks: int, meeting: str, job: TrainJob) -> None:
-    """One of the processes; on rank 0 the hooks are the only ones whose bar and log are called."""
-    os.environ["GLOO_SOCKET_IFNAME"] = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=ranks)
+def _trains(worker: Worker, job: TrainJob) -> None:
+    """On rank 0 the hooks are the only ones whose bar and log are called."""
     hooks = tiny.Recorder()
-    train(job, Worker(rank, ranks, torch.device("cpu")), hooks)
+    train(job, worker, hooks)
     assert hooks.reports == [6, 8], "every rank reports, at the same steps"
-    assert bool(hooks.logged) == bool(hooks.pictures) == (rank == 0)
+    assert bool(hooks.logged) == bool(hooks.pictures) == worker.leads
     assert not {"ray", "mlflow"} & sys.modules.keys(), "the loop knows neither"
-    dist.destroy_process_group()
 
 
 def test_two_ranks_train_like_one_and_need_neither_ray_nor_mlflow(
@@ -226,7 +220,7 @@ def test_two_ranks_train_like_one_and_need_neither_ray_nor_mlflow(
     # The first three steps on one rank: the number of ranks may change at any checkpoint.
     with pytest.raises(tiny.Killed):
         train(job, ALONE, tiny.Recorder(kill_after=4))
-    mp.spawn(_rank, (2, str(tmp_path / "meeting"), job), nprocs=2)
+    run_ranks(2, tmp_path, _trains, job)
     for name in ("train/loss", "validation/loss", "train/grad_norm"):
         np.testing.assert_allclose(metrics(job, name), metrics(finished[0], name), rtol=2e-3, err_msg=name)
 
@@ -237,7 +231,7 @@ def test_ranks_that_cannot_share_a_batch_equally_train_like_one(
     job = tiny.training_job(folder, run=str(tmp_path / "run"))
     with pytest.raises(tiny.Killed):
         train(job, ALONE, tiny.Recorder(kill_after=4))
-    mp.spawn(_rank, (3, str(tmp_path / "meeting"), job), nprocs=3)  # 1, 1 and 2 images of each batch of 4
+    run_ranks(3, tmp_path, _trains, job)  # 1, 1 and 2 images of each batch of 4
     for name in ("train/loss", "validation/loss", "train/grad_norm"):
         np.testing.assert_allclose(metrics(job, name), metrics(finished[0], name), rtol=2e-3, err_msg=name)
 
