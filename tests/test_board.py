@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from scadm.cluster import board
 from scadm.cluster.board import State
@@ -101,3 +101,10 @@ def test_a_board_that_is_lost_ends_the_show_and_nothing_else(shown: Any) -> None
     out, err, _ = shown(State(8, 3, "", ["[train] said"]), RayActorError(), State(8, 8, "", ["[train] said", "never"]))
     assert out == "[train] said\n"
     assert "3/8" in err
+
+
+def test_an_answer_that_is_late_ends_neither_the_bar_nor_the_wish_to_stop(shown: Any) -> None:
+    late, stop = GetTimeoutError("a busy machine"), Stop()
+    stop.asked.set()
+    out, err, looks = shown(late, State(8, 3, "", ["[train] a note"]), late, State(8, 5, "", []), late, stop=stop)
+    assert out == "[train] a note\n" and "5/8" in err and looks.stops == 1
