@@ -3,6 +3,7 @@
 The nodes are of this process: a task on one is the real function, called here. `test_submit.py` has a real cluster.
 """
 
+import base64
 import http.server
 import shutil
 import threading
@@ -68,11 +69,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Answers /health as MLflow does, and any other path as nobody does."""
+    """Answers /health as MLflow does, /private/health to `me` alone, and any other path as nobody does."""
+    signed = f"Basic {base64.b64encode(b'me:S3cret').decode()}"
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response({"/health": 200, "/locked/health": 401}.get(self.path, 404))
+            private = 200 if self.headers["Authorization"] == signed else 404
+            self.send_response({"/health": 200, "/locked/health": 401, "/private/health": private}.get(self.path, 404))
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None: ...
@@ -142,6 +145,16 @@ def test_a_server_must_answer_each_node(cluster: Any, server: str) -> None:
         require_reachable({"tracking.uri": f"{server}/other"})
     with pytest.raises(ValueError, match=r"does not reach tracking.uri http://127.0.0.1:1: .*refused"):
         require_reachable({"tracking.uri": "http://127.0.0.1:1"})
+
+
+def test_a_server_s_password_is_used_and_not_told(cluster: Any, server: str, tmp_path: Path) -> None:
+    cluster(HEAD, WORKER)
+    named = server.replace("://", "://me:S3cret@")
+    require_reachable({"tracking.uri": f"{named}/private"})
+    for place, said in ((f"{named}/other", "HTTP status 404"), ("http://me:S3cret@127.0.0.1:1", "refused")):
+        with pytest.raises(ValueError, match=rf"does not reach tracking\.uri http://\*\*\*@127.*{said}") as caught:
+            require_reachable({"tracking.uri": place})
+        assert "S3cret" not in str(caught.value)
 
 
 def test_a_node_that_runs_nothing_is_named(cluster: Any, tmp_path: Path) -> None:

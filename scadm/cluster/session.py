@@ -2,8 +2,6 @@
 
 import logging
 import os
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import requests
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scadm import jobs
 from scadm.config import ClusterConfig
 from scadm.files.store import Store
+from scadm.redaction import brief, redacted
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
 _SECONDS_TO_ANSWER = 10
@@ -91,8 +91,9 @@ def _written(what: str, store: Store, token: str) -> None:
         store.write(_token_name(token), token.encode())
     except OSError as error:
         raise ValueError(
-            f"this process cannot write to {what} {store.root} ({error}), so no result could be kept there. Check that "
-            "the place exists and that this node may write to it (for s3://, the nodes' own AWS_* variables)."
+            f"this process cannot write to {what} {redacted(store.root)} ({redacted(str(error))}), so no result could "
+            "be kept there. Check that the place exists and that this node may write to it (for s3://, the nodes' own "
+            "AWS_* variables)."
         ) from None
 
 
@@ -114,16 +115,17 @@ def _read(place: str, token: str) -> str:
 
 
 def _answer(address: str) -> str:
+    """As MLflow asks: with what the address holds as user:password@, and what ~/.netrc or a proxy's variables say."""
     try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER).close()
-    except urllib.error.HTTPError as error:  # a server that wants a password is there too
-        return "answers" if error.code in (401, 403) else f"HTTP status {error.code}"
+        with requests.get(f"{address.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER, stream=True) as found:
+            # A server that wants a password, or another one, is there too.
+            return "answers" if found.ok or found.status_code in (401, 403) else f"HTTP status {found.status_code}"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "answers"
+        return f"{type(error).__name__}: {brief(error)}"
 
 
 def _unreachable(node: str, what: str, place: str, said: str, token: str) -> str:
+    place, said = redacted(place), redacted(said)
     if _is_server(place):
         return (
             f"node {node} does not reach {what} {place}: {said}, expected an answer of {place}/health. What is trained "
