@@ -31,6 +31,7 @@ from scadm.files import results, sharing
 from scadm.files.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
 from scadm.files.store import Store
 from scadm.progress import Transfer
+from scadm.redaction import redacted, redacted_traceback
 from scadm.stopping import Stopped
 
 _CODE = ("scadm", "pipeline")
@@ -335,14 +336,16 @@ class Stage:
             lock.release()
 
     def say(self, text: str) -> None:
-        print(f"[{self.name}] {text}", flush=True)
+        """Print a line; an address in it may hold a password, which is left out."""
+        print(f"[{self.name}] {redacted(text)}", flush=True)
 
 
 def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program, here or, where cluster.address names a cluster's jobs, there.
 
-    What the user can mend ends in one message on stderr and exit status 1.
+    What the user can mend ends in one message on stderr and exit status 1. No line holds a password of an address.
     """
+    sys.excepthook = redacted_traceback
     try:
         stage = Stage(name)
         address = jobs.launch_address(stage.params.cluster)
@@ -382,5 +385,5 @@ def _drop_empty() -> None:
 
 
 def _fail(name: str, message: str) -> None:
-    print(f"error in stage {name}: {message}", file=sys.stderr, flush=True)
+    print(f"error in stage {name}: {redacted(message)}", file=sys.stderr, flush=True)
     sys.exit(1)

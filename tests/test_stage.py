@@ -363,6 +363,26 @@ def test_what_the_user_can_mend_is_one_message(
     assert "Traceback" not in shown
 
 
+PROGRAM = """
+import sys
+from scadm.stage import Stage, run
+def main(stage):
+    stage.say("copying to s3://AKID:S3cret@bucket")
+    raise {}("nobody is at http://me:S3cret@host:5000")
+run("train", main)
+"""
+
+
+@pytest.mark.parametrize(("error", "traceback"), [("ValueError", False), ("TypeError", True)])
+def test_no_line_holds_a_password_of_an_address(project: Path, error: str, traceback: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(error)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "[train] copying to s3://***@bucket\n" in done.stdout
+    assert "nobody is at http://***@host:5000\n" in done.stderr
+    assert ("Traceback" in done.stderr) == traceback
+    assert "S3cret" not in done.stdout + done.stderr
+
+
 def test_an_interrupted_stage_says_so_and_leaves_what_it_made(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
 from scadm.files.checkpoint import is_complete
 from scadm.files.store import Store
+from scadm.redaction import redacted
 from scadm.stopping import Stop, stopping
 from scadm.tracking import RunLogger, Tracked, machine_metrics
 from scadm.training.attend import attend
@@ -51,7 +52,7 @@ class RayHooks:
         self._lost: set[str] = set()
 
     def say(self, text: str) -> None:
-        self.board.say.remote(f"[train] {text}")
+        self.board.say.remote(f"[train] {redacted(text)}")
 
     def progress(self, total: int, initial: int) -> Progress:
         return Remote(self.board, total, initial)
@@ -157,7 +158,7 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machin
 
 
 def _say(text: str) -> None:
-    print(f"[train] {text}", flush=True)
+    print(f"[train] {redacted(text)}", flush=True)
 
 
 def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
