@@ -29,7 +29,7 @@ from scadm.config import Params, load_params
 from scadm.data.fetch import locate
 from scadm.files import results, sharing
 from scadm.files.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
-from scadm.files.store import Store
+from scadm.files.store import Store, answering
 from scadm.progress import Transfer
 from scadm.redaction import redacted, redacted_traceback
 from scadm.stopping import Stopped
@@ -349,14 +349,15 @@ def run(name: str, program: Callable[[Stage], None]) -> None:
     try:
         stage = Stage(name)
         address = jobs.launch_address(stage.params.cluster)
-        if address is not None and name in jobs.LAUNCHED:
-            from scadm.cluster.launch import launch  # which needs Ray, as no other stage does
+        with answering(stage.params.storage.root):
+            if address is not None and name in jobs.LAUNCHED:
+                from scadm.cluster.launch import launch  # which needs Ray, as no other stage does
 
-            launch(stage, address)
-        else:
-            program(stage)
-            if jobs.in_job() and jobs.is_upload(stage.workspace):
-                stage.hand_over()
+                launch(stage, address)
+            else:
+                program(stage)
+                if jobs.in_job() and jobs.is_upload(stage.workspace):
+                    stage.hand_over()
     except KeyboardInterrupt as error:
         _drop_empty()
         print(f"\n[{name}] interrupted. What is finished is kept: the same command goes on from there.", flush=True)

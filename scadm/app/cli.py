@@ -79,6 +79,7 @@ def submit(
     import os
 
     from scadm.cluster.launch import launch
+    from scadm.files.store import answering
     from scadm.stage import Stage
 
     found = Stage(stage)
@@ -88,7 +89,8 @@ def submit(
             f"the address is {where or 'not given'}, expected http://HOST:8265, where the cluster takes jobs: give "
             "--address, or set cluster.address in params.yaml or RAY_ADDRESS."
         )
-    launch(found, where)
+    with answering(found.params.storage.root):
+        launch(found, where)
 
 
 @app.command(epilog="Example: scadm share train && ray job submit --working-dir . -- python -m pipeline.train")
@@ -108,9 +110,12 @@ def share(
     """
     from scadm.cluster.launch import names_to_share
     from scadm.cluster.launch import share as put
+    from scadm.files.store import answering
     from scadm.stage import Stage
 
-    put(Stage("train"), names_to_share(Path.cwd(), outs or []))
+    stage = Stage("train")
+    with answering(stage.params.storage.root):
+        put(stage, names_to_share(Path.cwd(), outs or []))
 
 
 @app.command(epilog="Example: scadm profile celebamask-hq && scadm estimate")
@@ -137,14 +142,15 @@ def import_checkpoint(
 ) -> None:
     """Take in a published SCA-DM checkpoint: register it, and say how to evaluate or fine-tune it."""
     from scadm.files.checkpoint import read_checkpoint
-    from scadm.files.store import Store
+    from scadm.files.store import Store, answering
     from scadm.import_checkpoint import import_checkpoint as take_in
     from scadm.stage import Stage
     from scadm.training.start import flags, setting, settings
 
     stage = Stage("train")
-    found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
-    _, config = read_checkpoint(Store(found.weights), [])
+    with answering(stage.params.storage.root):
+        found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
+        _, config = read_checkpoint(Store(found.weights), [])
     resized = [f"project.resolution={resolution}"] if stage.params.project.resolution != resolution else []
     data = stage.params.data
     if data.source == "synthetic" and data.synthetic.image_size < resolution:
@@ -167,10 +173,12 @@ def register(
 ) -> None:
     """Register the evaluated model, as the stage `register` does, and say whether it became champion."""
     from pipeline.register import main as program
+    from scadm.files.store import answering
     from scadm.stage import Stage
 
     stage = Stage("register")
-    program(stage)
+    with answering(stage.params.storage.root):
+        program(stage)
     if strict and not stage.read_json("reports/registration.json")["promoted"]:
         raise typer.Exit(3)
 
@@ -183,13 +191,15 @@ def verify() -> None:
     """
     from scadm.app import storage
     from scadm.config import load_params
+    from scadm.files.store import answering
 
-    faults = 0
-    for found in storage.verify(Path.cwd(), load_params(Path("params.yaml")).storage.root):
-        said = found.fault or found.absent
-        state = "fault" if found.fault else "absent" if found.absent else "ok"
-        _say(f"{state:<7}{found.name}{': ' + said if said else ''}")
-        faults += bool(found.fault)
+    faults, root = 0, load_params(Path("params.yaml")).storage.root
+    with answering(root):
+        for found in storage.verify(Path.cwd(), root):
+            said = found.fault or found.absent
+            state = "fault" if found.fault else "absent" if found.absent else "ok"
+            _say(f"{state:<7}{found.name}{': ' + said if said else ''}")
+            faults += bool(found.fault)
     if faults:
         _say(f"{faults} fault(s).")
         raise typer.Exit(1)

@@ -19,7 +19,7 @@ from typing import Any, Self
 from filelock import FileLock
 
 from scadm.files.manifest import FileEntry, digest, sha256, write_json
-from scadm.files.store import Store
+from scadm.files.store import Store, answering
 
 MARKER = "copy.json"
 SHARED = "shared.json"
@@ -296,16 +296,19 @@ class Spreading:
     """A task's function on a node: with its inputs at hand, and its part, where it makes one, kept for all."""
 
     def __init__(self, make: Callable[[], Callable[..., Any]], spread: Spread) -> None:
-        spread.inputs.fetch()
+        with answering(spread.inputs.root):
+            spread.inputs.fetch()
         Path(spread.work).mkdir(parents=True, exist_ok=True)
         self.function, self.spread = make(), spread
 
     def __call__(self, part: str | None, task: Mapping[str, Any]) -> tuple[Any, FileEntry | None]:
         if part is None:
             return self.function(**task), None
-        self.spread.have(part)
+        with answering(self.spread.inputs.root):
+            self.spread.have(part)
         result = self.function(**task)
-        return result, self.spread.keep(part)
+        with answering(self.spread.inputs.root):
+            return result, self.spread.keep(part)
 
 
 # --- which copies the inputs are ------------------------------------------------------------------------
