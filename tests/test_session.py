@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+import tiny
 from ray.exceptions import GetTimeoutError
 
 from scadm import jobs
@@ -191,6 +192,31 @@ def test_a_local_tracking_store_does_on_one_machine_only(
         require_reachable(places)
     monkeypatch.setenv(jobs.HOME, str(tmp_path))
     require_reachable(places)
+
+
+@pytest.mark.parametrize("how", ["cluster.address", "RAY_ADDRESS"])
+def test_a_cluster_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("it would try for long"))
+    config = tiny.CLUSTER.model_copy(update={"address": "127.0.0.1:1" if how == "cluster.address" else None})
+    if how == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with (
+        pytest.raises(ValueError, match=r"is 127\.0\.0\.1:1, expected HOST:6379 .*refused.*`ray start --head`"),
+        session.connect(config),
+    ):
+        pass
+
+
+def test_a_cluster_that_refuses_is_said(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("ray is no HTTP")
+
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    config = tiny.CLUSTER.model_copy(update={"address": server.removeprefix("http://")})
+    with pytest.raises(ValueError, match=r"expected HOST:6379 .*ray is no HTTP.*same command goes on"):
+        session.connect(config).__enter__()
 
 
 def test_an_address_that_takes_jobs_is_not_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:

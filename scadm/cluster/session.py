@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from scadm.redaction import brief, redacted
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
 _SECONDS_TO_ANSWER = 10
+_SECONDS_TO_LISTEN = 5
 
 
 def is_remote(cluster: ClusterConfig) -> bool:
@@ -168,19 +170,40 @@ def _address(cluster: ClusterConfig) -> str:
     return "auto" if jobs.in_job() or cluster.address is None else cluster.address
 
 
+def require_listener(address: str) -> None:
+    """Raise ConnectionError if nothing listens at an address of Ray; at once, where Ray would try for long."""
+    if address == "auto":  # as ray.init reads it
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_LISTEN).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers at {address}: {error}") from None
+
+
 @contextmanager
 def connect(cluster: ClusterConfig) -> Iterator[None]:
-    """Be connected to Ray, and leave it (ending a private one) whatever happens."""
+    """Be connected to Ray, and leave it (ending a private one) whatever happens.
+
+    Raises ValueError where the cluster does not answer.
+    """
     if is_remote(cluster):
         # In a job that was submitted with a working directory, the job's runtime environment already holds the code.
         # Else this folder is uploaded, without what .gitignore and .rayignore name.
         environment: dict[str, Any] | None = None if jobs.in_job() else {"working_dir": "."}
-        ray.init(
-            address=_address(cluster),
-            runtime_env=environment,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        address = _address(cluster)
+        try:
+            require_listener(address)
+            ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, RayError) as error:
+            named = cluster.address or os.environ["RAY_ADDRESS"]
+            raise ValueError(
+                f"cluster.address (or RAY_ADDRESS) is {redacted(named)}, expected HOST:6379 of a running Ray head: "
+                f"{brief(error)}. Start it (`ray start --head`), correct the address, or set cluster.address to null "
+                "and unset RAY_ADDRESS for a private Ray; a cluster with a token needs RAY_AUTH_MODE=token and the "
+                "same token here. What is finished is kept: the same command goes on from there."
+            ) from None
     else:
         ray.init(
             address="local",
