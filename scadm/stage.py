@@ -174,7 +174,9 @@ class Stage:
         """Where inputs and outs lie."""
         if self.shared is None:
             return find_data(self.workspace)
-        return self.home / "jobs" / f"{self.name}-{self.run_key}"
+        # One for each process: of two with one run key on a node, the first to end deletes but its own.
+        own = f"{self.name}-{self.run_key}-{jobs.submission() or 'alone'}-{os.getpid()}"
+        return sharing.own_folder(self.home / "jobs", own)
 
     @property
     def _deps(self) -> list[str]:
@@ -288,7 +290,7 @@ class Stage:
             parts = Store(f"{self.storage_root}/work/{self.name}-{self.run_key}")
             with suppress(OSError):  # there may be none
                 parts.delete()
-            shutil.rmtree(self.data, ignore_errors=True)
+            sharing.drop(self.data)
 
     def read_json(self, name: str) -> Any:
         """A dependency that is a JSON file."""
