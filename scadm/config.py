@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from scadm.redaction import holds_password, redacted
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -367,6 +369,11 @@ class StorageConfig(Config):
                 "expected an address without settings behind a question mark. Of an S3 store that is not Amazon's, say "
                 "where it is by the environment variable AWS_ENDPOINT_URL, here and on all nodes"
             )
+        if holds_password(root):  # it would be in every checkpoint's address: in MLflow, results and shared.json
+            raise ValueError(
+                "expected an address without user and password, such as s3://bucket/path. Each machine has its own "
+                "credentials, by its environment (AWS_ACCESS_KEY_ID and the like) or the cloud's own files (~/.aws)"
+            )
         return root
 
 
@@ -420,7 +427,7 @@ class Params(Config):
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """One line for each fault: the key, what is there, what was expected."""
+    """One line for each fault: the key, what is there (without secrets), what was expected."""
     lines = []
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"])
@@ -432,7 +439,7 @@ def explain(error: ValidationError, where: str) -> str:
             lines.append(": ".join(filter(None, [key, fault["msg"].removeprefix("Value error, ")])))
         else:
             lines.append(f"{key} = {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}")
-    return (
+    return redacted(
         f"{where} is not valid:\n  "
         + "\n  ".join(lines)
         + "\nEvery key is explained in conf/base.yaml; `scadm profile NAME` writes a valid params.yaml."

@@ -2,6 +2,9 @@
 
 import os
 import re
+import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 HIDDEN = "***"
@@ -9,14 +12,19 @@ HIDDEN = "***"
 _SECRET = r"(?:token|secret|password|passwd|pwd|(?:access|api|secret|private|account)[_-]?key|signature|credentials?)"
 _VALUE = r"[^\s&;,'\"<>()\[\]{}]+"
 
+_SIGNED_IN: tuple[re.Pattern[str], ...] = (
+    # scheme://user:password@host. What has no colon is a user or, for abfs://, a container. A number before a slash is
+    # a port: http://host:5000/name@alias holds no password.
+    re.compile(r"([A-Za-z][\w+.-]*://)[^\s/:@'\"\[]*:[^\s/'\"]*@"),
+    re.compile(r"([A-Za-z][\w+.-]*://)[^\s/:@'\"\[]*:(?!\d+/)[^\s@'\"]*@"),
+)
+
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     # Whatever follows `Authorization:`, and a bearer's token anywhere.
     (re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|token)\s+)?" + _VALUE), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)\b(bearer\s+)[^\s&;,'\"<>()\[\]{}]{8,}"), rf"\1{HIDDEN}"),
-    # scheme://user:password@host. What has no colon is a user or, for abfs://, a container; in a web address it may be
-    # a token. A number before a slash is a port: http://host:5000/name@alias holds no password.
-    (re.compile(r"([A-Za-z][\w+.-]*://)[^\s/:@'\"\[]*:[^\s/'\"]*@"), rf"\1{HIDDEN}@"),
-    (re.compile(r"([A-Za-z][\w+.-]*://)[^\s/:@'\"\[]*:(?!\d+/)[^\s@'\"]*@"), rf"\1{HIDDEN}@"),
+    *((pattern, rf"\1{HIDDEN}@") for pattern in _SIGNED_IN),
+    # In a web address what stands alone before the @ may be a token.
     (re.compile(r"(?i)(https?://)[^\s/:@'\"\[]+@"), rf"\1{HIDDEN}@"),
     # ?key=..., &X-Amz-Signature=..., &sig=... of an address.
     (re.compile(rf"(?i)([?&;](?:[\w.-]*(?:{_SECRET}|key|key[_-]?id)|sig|sas|auth)=){_VALUE}"), rf"\1{HIDDEN}"),
@@ -26,7 +34,7 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), HIDDEN),
 )
 
-_ENVIRONMENT = re.compile(rf"(?i)(?:^|_){_SECRET}$")
+_ENVIRONMENT = re.compile(rf"(?i)^(?!pwd$)(?:.*_)?{_SECRET}$")  # PWD is the working directory
 _SHORTEST = 8
 """Of a variable's value that is looked for in any text: a shorter one may be a word."""
 
@@ -48,6 +56,17 @@ def redacted(text: str) -> str:
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
     return text
+
+
+def holds_password(address: str) -> bool:
+    """Whether an address holds user:password@."""
+    return any(pattern.search(address) for pattern in _SIGNED_IN)
+
+
+def redacted_traceback(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """As `sys.excepthook`: the traceback without secrets."""
+    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, at))))
+    sys.stderr.flush()
 
 
 def brief(error: Any, longest: int = 300) -> str:

@@ -29,8 +29,9 @@ from scadm.config import Params, load_params
 from scadm.data.fetch import locate
 from scadm.files import results, sharing
 from scadm.files.manifest import DISK_FULL, FILE_NAME, Manifest, digest, sha256, write_atomically
-from scadm.files.store import Store
+from scadm.files.store import Store, answering
 from scadm.progress import Transfer
+from scadm.redaction import redacted, redacted_traceback
 from scadm.stopping import Stopped
 
 _CODE = ("scadm", "pipeline")
@@ -173,7 +174,9 @@ class Stage:
         """Where inputs and outs lie."""
         if self.shared is None:
             return find_data(self.workspace)
-        return self.home / "jobs" / f"{self.name}-{self.run_key}"
+        # One for each process: of two with one run key on a node, the first to end deletes but its own.
+        own = f"{self.name}-{self.run_key}-{jobs.submission() or 'alone'}-{os.getpid()}"
+        return sharing.own_folder(self.home / "jobs", own)
 
     @property
     def _deps(self) -> list[str]:
@@ -287,7 +290,7 @@ class Stage:
             parts = Store(f"{self.storage_root}/work/{self.name}-{self.run_key}")
             with suppress(OSError):  # there may be none
                 parts.delete()
-            shutil.rmtree(self.data, ignore_errors=True)
+            sharing.drop(self.data)
 
     def read_json(self, name: str) -> Any:
         """A dependency that is a JSON file."""
@@ -335,25 +338,28 @@ class Stage:
             lock.release()
 
     def say(self, text: str) -> None:
-        print(f"[{self.name}] {text}", flush=True)
+        """Print a line; an address in it may hold a password, which is left out."""
+        print(f"[{self.name}] {redacted(text)}", flush=True)
 
 
 def run(name: str, program: Callable[[Stage], None]) -> None:
     """Run a stage's program, here or, where cluster.address names a cluster's jobs, there.
 
-    What the user can mend ends in one message on stderr and exit status 1.
+    What the user can mend ends in one message on stderr and exit status 1. No line holds a password of an address.
     """
+    sys.excepthook = redacted_traceback
     try:
         stage = Stage(name)
         address = jobs.launch_address(stage.params.cluster)
-        if address is not None and name in jobs.LAUNCHED:
-            from scadm.cluster.launch import launch  # which needs Ray, as no other stage does
+        with answering(stage.params.storage.root):
+            if address is not None and name in jobs.LAUNCHED:
+                from scadm.cluster.launch import launch  # which needs Ray, as no other stage does
 
-            launch(stage, address)
-        else:
-            program(stage)
-            if jobs.in_job() and jobs.is_upload(stage.workspace):
-                stage.hand_over()
+                launch(stage, address)
+            else:
+                program(stage)
+                if jobs.in_job() and jobs.is_upload(stage.workspace):
+                    stage.hand_over()
     except KeyboardInterrupt as error:
         _drop_empty()
         print(f"\n[{name}] interrupted. What is finished is kept: the same command goes on from there.", flush=True)
@@ -382,5 +388,5 @@ def _drop_empty() -> None:
 
 
 def _fail(name: str, message: str) -> None:
-    print(f"error in stage {name}: {message}", file=sys.stderr, flush=True)
+    print(f"error in stage {name}: {redacted(message)}", file=sys.stderr, flush=True)
     sys.exit(1)

@@ -1,6 +1,7 @@
 """The command line."""
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,35 @@ def test_an_estimate_of_the_parameters(
     assert call(monkeypatch, "profile", "smoke") == 0
     assert call(monkeypatch, "estimate") == 0
     assert "40 steps of 8 images" in capsys.readouterr().out
+
+
+def test_no_line_holds_a_password_of_an_address(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "profile", "smoke") == 0
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("uri: sqlite", "uri: http://me:S3cret@host:5000"))
+    assert call(monkeypatch, "profile", "quickstart") == 0
+    assert "tracking.uri: http://***@host:5000 -> sqlite" in capsys.readouterr().out
+    params.write_text(params.read_text().replace("root: storage", "root: s3://AKID:S3cret@bucket"))
+    assert call(monkeypatch, "estimate") == 1
+    assert "storage.root = 's3://***@bucket'" in capsys.readouterr().err
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", lambda: fail(ValueError("nobody at http://me:S3cret@host")))
+    assert call(monkeypatch) == 1
+    assert capsys.readouterr().err == "error: nobody at http://***@host\n"
+
+
+def test_an_error_of_the_code_has_a_traceback_without_passwords(project: Path) -> None:
+    program = "import sys; from scadm.app import cli, doctor; sys.argv = ['scadm', 'doctor']; "
+    program += "doctor.examine = lambda: {}['http://me:S3cret@host']; cli.main()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "KeyError: 'http://***@host'" in done.stderr
+    assert "S3cret" not in done.stdout + done.stderr
 
 
 def test_an_unknown_command_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

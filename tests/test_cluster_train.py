@@ -11,11 +11,14 @@ import pytest
 import ray.train
 import tiny
 import torch
-from ray.exceptions import GetTimeoutError
+from ray.exceptions import ActorDiedError, GetTimeoutError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from scadm.cluster import train as cluster_train
 from scadm.cluster.board import Board
 from scadm.cluster.train import run_training
+from scadm.files import sharing
 from scadm.files.store import Store
 from scadm.synthesis import part_ids
 from scadm.tracking import Tracked
@@ -110,6 +113,78 @@ def test_what_a_library_says_of_a_lost_rank_is_tried_again(run: Any) -> None:
     with pytest.raises(json.JSONDecodeError):
         run(lambda: json.loads("{"))
     assert run.calls == [1, 2, 3]
+
+
+def failing(failures: dict[int, Exception]) -> Callable[[Any], None]:
+    """In the place of Ray's fit: as it ends when its last attempt has failed."""
+
+    def fit(_: Any) -> None:
+        raise WorkerGroupError("[Rank 0 Error Snippet]: Traceback (most recent call last)", failures)
+
+    return fit
+
+
+GLOO = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [10.0.0.2]:1")
+LOST = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+AWAY = OSError("AWS Error NETWORK_CONNECTION during PutObject operation for s3://AKID:S3cret@bucket")
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ({0: GLOO, 1: LOST}, "in rank 1 by ActorDiedError"),
+        ({0: GLOO}, "in rank 0 by RuntimeError: .*gloo.*Connection closed"),
+        ({0: ValueError("Default process group has not been initialized"), 1: LOST}, "in rank 1 by ActorDiedError"),
+        ({0: LOST}, r"in rank 0 by ActorDiedError: .*died unexpectedly"),
+        ({0: AWAY}, r"in rank 0 by OSError: AWS Error NETWORK_CONNECTION .* s3://\*\*\*@bucket\."),
+        ({0: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")}, "by OutOfMemoryError: CUDA out"),
+    ],
+)
+def test_a_training_that_failed_once_too_often_ends_in_one_message(
+    run: Any, monkeypatch: pytest.MonkeyPatch, failures: dict[int, Exception], said: str
+) -> None:
+    monkeypatch.setattr(RestartingTrainer, "fit", failing(failures))
+    with pytest.raises(ValueError, match=rf"once more than cluster\.max_failures 2 allows, .*{said}") as caught:
+        run(lambda: None)
+    assert "the same command goes on from the last checkpoint" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        {0: TypeError("'NoneType' object is not subscriptable"), 1: GLOO},
+        {0: ValueError("operands could not be broadcast together with shapes (2,) (3,)")},
+        {0: RuntimeError("mat1 and mat2 shapes cannot be multiplied")},
+        {0: FileNotFoundError(2, "No such file or directory", "train-00000.tar")},
+    ],
+)
+def test_an_error_of_the_code_keeps_its_traceback(
+    run: Any, monkeypatch: pytest.MonkeyPatch, failures: dict[int, Exception]
+) -> None:
+    monkeypatch.setattr(RestartingTrainer, "fit", failing(failures))
+    with pytest.raises(WorkerGroupError, match="Traceback"):
+        run(lambda: None)
+
+
+def test_an_error_that_a_worker_told_is_shown_after_the_last_attempt_too(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(trainer: RestartingTrainer) -> None:
+        with pytest.raises(ValueError, match="beard"):
+            trainer.worker(trainer.config)
+        raise WorkerGroupError("Traceback", {0: ValueError("unknown part 'beard'")})
+
+    monkeypatch.setattr(RestartingTrainer, "fit", fit)
+    with pytest.raises(ValueError, match=r"^unknown part 'beard'"):
+        run(lambda: part_ids(["beard"]))
+
+
+def test_a_value_that_pydantic_refuses_is_told_without_trying_it_again(run: Any, tmp_path: Path) -> None:
+    (tmp_path / sharing.MARKER).write_text('{"file": null, "files": {"a.tar": {"bytes": 3}}}')
+    with pytest.raises(ValueError, match="sha256"):
+        run(lambda: sharing.Copy.read(Store(str(tmp_path))))
+    assert run.calls == [1]
 
 
 def test_without_its_board_a_training_goes_on_and_ends_by_ray_s_count(run: Any) -> None:

@@ -79,6 +79,10 @@ def test_the_paper_s_configuration() -> None:
         ({"parser__kind": "torchscript"}, "parser: weights is null, expected a TorchScript file"),
         ({"data__path": "faces.zip"}, "data: source is synthetic, which draws faces, but path is 'faces.zip'"),
         ({"storage__root": "s3://b/c?scheme=http"}, "storage.root = .*without settings behind.*AWS_ENDPOINT_URL"),
+        (
+            {"storage__root": "s3://AKID:S3/cret@bucket/path"},
+            r"storage.root = 's3://\*\*\*@bucket/path': expected an address without user and password.*environment",
+        ),
         ({"data__known_bad": [83]}, "data.known_bad = .83.: expected ids in quotes"),
         ({"data__addresses": "http://a/b.zip"}, "data.addresses = 'http://a/b.zip': expected a list"),
         ({"data__split": {"rule": "fraction", "validation": 0.5, "test": 0.5}}, "validation 0.5 [+] test 0.5"),
@@ -87,6 +91,11 @@ def test_the_paper_s_configuration() -> None:
 def test_a_fault_is_named_with_its_value(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"params.yaml is not valid:(.|\n)*{message}"):
         validate(base(**changes), "params.yaml")
+
+
+@pytest.mark.parametrize("root", ["storage", "/data/a:b@c", "s3://bucket/a@b", "abfs://runs@account/x", "gs://b/x:y@z"])
+def test_a_storage_root_without_a_password_is_taken(root: str) -> None:
+    assert validate(base(storage__root=root), "params.yaml").storage.root == root
 
 
 def test_facer_s_weights_are_those_of_the_profile() -> None:

@@ -112,6 +112,20 @@ def test_a_fault_is_two_lines_and_exit_status_1(project: Path) -> None:
     assert "\x1b" not in done.stdout, "colours are for a terminal"
 
 
+def test_no_line_holds_a_password_of_an_address(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://me:S3cret@127.0.0.1:1/{'x' * 275}"
+
+    def away() -> Iterator[Finding]:
+        yield Finding("note", "away", f"{uri} is away", f"start {uri}")
+        raise OSError(f"{'x' * 270} {uri}")  # the message is cut within the password
+
+    monkeypatch.setattr(doctor, "ENVIRONMENT", (away,))
+    monkeypatch.setattr(doctor, "CONFIGURED", ())
+    shown = "\n".join(line for finding in doctor.examine() for line in finding.lines())
+    assert "S3c" not in shown, shown
+    assert shown.count("http://***@") == 3 and "the check failed: OSError" in shown
+
+
 def test_a_check_that_fails_is_a_fault_and_the_others_go_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Iterator[Finding]:
         yield Finding("ok", "broken", "half of it")

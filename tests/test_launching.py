@@ -18,6 +18,7 @@ import yaml
 from ray.job_submission import JobStatus
 
 from scadm import jobs, profiles
+from scadm.app import cli
 from scadm.cluster import follow, launch
 from scadm.cluster.follow import next_id, submissions
 from scadm.files import results, sharing
@@ -353,6 +354,9 @@ class Broken:
         if self.written < 10:
             raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
 
+    def list_jobs(self) -> list[Any]:
+        return [SimpleNamespace(submission_id="a")]
+
 
 def test_a_log_goes_on_where_the_connection_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "_EVERY", 0.0)
@@ -370,9 +374,28 @@ def test_a_head_that_stays_away_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     def gone(name: str) -> JobStatus:
         raise requests.ConnectionError("refused")
 
+    def starting(name: str = "") -> JobStatus:
+        raise RuntimeError("Request failed with status code 503: try later.")
+
     client: Any = SimpleNamespace(get_job_status=gone)
     with pytest.raises(ValueError, match=r"no answer of the job a for 0\.05 s \(refused\).*attaches to it again"):
         follow.follow(client, "a", print, print, patience=0.05)
+    client = SimpleNamespace(get_job_status=starting, list_jobs=starting)
+    with pytest.raises(ValueError, match=r"no answer of the job a for 0\.05 s .*503.*attaches to it again"):
+        follow.follow(client, "a", print, print, patience=0.05)
+
+
+def test_a_job_that_the_cluster_forgot_ends_the_following_at_once() -> None:
+    def forgotten(name: str) -> JobStatus:
+        raise RuntimeError(f"Request failed with status code 404: Job {name} does not exist.")
+
+    others = [SimpleNamespace(submission_id="b")]
+    client: Any = SimpleNamespace(get_job_status=forgotten, list_jobs=lambda: others)
+    with pytest.raises(ValueError, match=r"knows the job a no more: its head was replaced.*same command submits it"):
+        follow.follow(client, "a", print, print)
+    others.append(SimpleNamespace(submission_id="a"))
+    with pytest.raises(ValueError, match="no answer of the job a for 0"):
+        follow.follow(client, "a", print, print, patience=0)
 
 
 @pytest.mark.parametrize(("answer", "stopped"), [("y", True), ("", False), (None, False)])
@@ -391,3 +414,54 @@ def test_ctrl_c_asks_whether_the_job_ends_too(
     assert found.stopped == ([name] if stopped else [])
     said = capsys.readouterr().out
     assert f"the job {name} " + ("is stopped" if stopped else "goes on; the same command follows it again") in said
+
+
+def test_ctrl_c_while_the_head_is_away_is_one_message(
+    project: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupt(name: str) -> JobStatus:
+        raise KeyboardInterrupt
+
+    def away(name: str) -> None:
+        raise requests.ConnectionError("refused")
+
+    found, name = cluster(interrupt), f"scadm-train-{Stage('train').run_key}"
+    found.stop_job = away
+    configure(**{"cluster.address": HERE})
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    with pytest.raises(SystemExit) as left:
+        run("train", lambda stage: None)
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert f"error in stage train: the Ray head at {HERE} answers no more (refused)" in said
+    assert f"The job may go on: `ray job stop --address {HERE} {name}` ends it, the same command follows it" in said
+
+
+@pytest.mark.parametrize("call", ["list_jobs", "get_job_info"])
+def test_a_head_that_goes_away_meanwhile_is_one_message(project: Path, cluster: Any, call: str) -> None:
+    def away(*_: object) -> None:
+        raise RuntimeError("Request failed with status code 503: gone.")
+
+    setattr(cluster(lambda name: JobStatus.FAILED), call, away)
+    with pytest.raises(ValueError, match=rf"the Ray head at {HERE} answers no more \(.*503.*The (same|job)"):
+        launch.launch(Stage("train"), HERE)
+
+
+@pytest.mark.parametrize("how", ["stage", "scadm submit", "scadm share"])
+def test_a_store_that_is_away_is_one_message(
+    project: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, how: str
+) -> None:
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    cluster()
+    configure(**{"storage.root": "s3://bucket/path", "cluster.address": HERE})
+    monkeypatch.setattr("sys.argv", [*how.split(), "train"])
+    with pytest.raises(SystemExit) as left:
+        run("train", lambda stage: None) if how == "stage" else cli.main()
+    assert left.value.code == 1
+    said = capsys.readouterr().err
+    assert "storage.root is s3://bucket/path, expected a store that answers this machine: " in said
+    assert "NETWORK_CONNECTION" in said and "the same command goes on from there" in said

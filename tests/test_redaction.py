@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadm.redaction import brief, redacted
+from scadm.redaction import brief, redacted, redacted_traceback
 
 # As passwords and tokens are: with signs that addresses encode, and some that they do not.
 SECRETS = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_.~%+/=!$*", min_size=8, max_size=40).map("S3cr".__add__)
@@ -85,8 +85,19 @@ def test_values_of_secret_variables_leave_any_text(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
     monkeypatch.setenv("SOME_PASSWORD", "test")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/home/somebody")
-    text = redacted("signing with wJalrXUtnFEMI/K7MDENG and hf_abcdefgh: a test of /home/somebody")
-    assert text == "signing with *** and ***: a test of /home/somebody"
+    monkeypatch.setenv("PWD", "/work/project")  # where this is, not a password
+    text = redacted("signing with wJalrXUtnFEMI/K7MDENG and hf_abcdefgh: a test of /home/somebody in /work/project")
+    assert text == "signing with *** and ***: a test of /home/somebody in /work/project"
+
+
+def test_an_uncaught_error_is_shown_without_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise RuntimeError("no answer of http://me:S3cret@host:5000")
+    except RuntimeError as error:
+        redacted_traceback(type(error), error, error.__traceback__)
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback (most recent call last):\n") and f'File "{__file__}", line ' in shown
+    assert shown.endswith("RuntimeError: no answer of http://***@host:5000\n")
 
 
 def test_an_error_in_one_line() -> None:

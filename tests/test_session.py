@@ -3,6 +3,7 @@
 The nodes are of this process: a task on one is the real function, called here. `test_submit.py` has a real cluster.
 """
 
+import base64
 import http.server
 import shutil
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+import tiny
 from ray.exceptions import GetTimeoutError
 
 from scadm import jobs
@@ -68,11 +70,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    """Answers /health as MLflow does, and any other path as nobody does."""
+    """Answers /health as MLflow does, /private/health to `me` alone, and any other path as nobody does."""
+    signed = f"Basic {base64.b64encode(b'me:S3cret').decode()}"
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response({"/health": 200, "/locked/health": 401}.get(self.path, 404))
+            private = 200 if self.headers["Authorization"] == signed else 404
+            self.send_response({"/health": 200, "/locked/health": 401, "/private/health": private}.get(self.path, 404))
             self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None: ...
@@ -144,6 +148,16 @@ def test_a_server_must_answer_each_node(cluster: Any, server: str) -> None:
         require_reachable({"tracking.uri": "http://127.0.0.1:1"})
 
 
+def test_a_server_s_password_is_used_and_not_told(cluster: Any, server: str, tmp_path: Path) -> None:
+    cluster(HEAD, WORKER)
+    named = server.replace("://", "://me:S3cret@")
+    require_reachable({"tracking.uri": f"{named}/private"})
+    for place, said in ((f"{named}/other", "HTTP status 404"), ("http://me:S3cret@127.0.0.1:1", "refused")):
+        with pytest.raises(ValueError, match=rf"does not reach tracking\.uri http://\*\*\*@127.*{said}") as caught:
+            require_reachable({"tracking.uri": place})
+        assert "S3cret" not in str(caught.value)
+
+
 def test_a_node_that_runs_nothing_is_named(cluster: Any, tmp_path: Path) -> None:
     def silent(name: str) -> None:
         if name == SECOND:
@@ -178,6 +192,31 @@ def test_a_local_tracking_store_does_on_one_machine_only(
         require_reachable(places)
     monkeypatch.setenv(jobs.HOME, str(tmp_path))
     require_reachable(places)
+
+
+@pytest.mark.parametrize("how", ["cluster.address", "RAY_ADDRESS"])
+def test_a_cluster_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("it would try for long"))
+    config = tiny.CLUSTER.model_copy(update={"address": "127.0.0.1:1" if how == "cluster.address" else None})
+    if how == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with (
+        pytest.raises(ValueError, match=r"is 127\.0\.0\.1:1, expected HOST:6379 .*refused.*`ray start --head`"),
+        session.connect(config),
+    ):
+        pass
+
+
+def test_a_cluster_that_refuses_is_said(monkeypatch: pytest.MonkeyPatch, server: str) -> None:
+    def init(**_: Any) -> None:
+        raise ConnectionError("ray is no HTTP")
+
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    config = tiny.CLUSTER.model_copy(update={"address": server.removeprefix("http://")})
+    with pytest.raises(ValueError, match=r"expected HOST:6379 .*ray is no HTTP.*same command goes on"):
+        session.connect(config).__enter__()
 
 
 def test_an_address_that_takes_jobs_is_not_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:

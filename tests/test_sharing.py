@@ -6,6 +6,8 @@ import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,63 @@ def test_a_job_s_outs_and_its_result_are_left_at_the_root(
         fetch(Store(copy_place(root, its)), project / out)
         assert (project / out).read_text() == f"{out} of the job"
     assert not there.data.exists()
+
+
+SECOND = """
+import sys, tempfile
+tempfile.tempdir = sys.argv[1]
+from scadm.stage import Stage
+stage = Stage("train")
+stage.write("models/train.json", "made by the second job")
+print(stage.data, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_jobs_of_one_run_key_on_a_node_have_folders_of_their_own(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: Path
+) -> None:
+    shared_by(project)
+    uploaded(project, tmp_path, monkeypatch)
+    job = json.dumps({"metadata": {"job_submission_id": "scadm-train-2"}})
+    second = subprocess.Popen(
+        [sys.executable, "-c", SECOND, str(node)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"RAY_JOB_CONFIG_JSON_ENV_VAR": job},
+    )  # fmt: skip
+    try:
+        assert second.stdout is not None
+        theirs = Path(second.stdout.readline().strip())
+        first = Stage("train")
+        assert first.data.parent == theirs.parent and first.data != theirs
+        for out in first.outs:
+            first.write(out, f"{out} of the first job")
+        first.hand_over()
+        assert not first.data.exists()
+        assert (theirs / "models/train.json").read_text() == "made by the second job"
+    finally:
+        second.kill()
+        second.wait()
+    assert theirs.exists(), "a killed job leaves its folder"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job.replace("train-2", "train-3"))
+    third = Stage("train")
+    third.path("models/autoencoder")
+    assert not theirs.exists(), "which the next job on this node deletes"
+    assert [path.name for path in third.data.parent.iterdir() if path.is_dir()] == [third.data.name]
+
+
+def test_a_node_forgets_folders_of_jobs_whose_driver_is_elsewhere_after_a_month(tmp_path: Path) -> None:
+    old, new = tmp_path / "jobs/old", tmp_path / "jobs/new"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    own = sharing.own_folder(tmp_path / "jobs", "own")
+    own.mkdir()
+    for folder in (old, own):
+        os.utime(folder, (0, 0))
+    sharing.forget_ended(tmp_path / "jobs")
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir() if path.is_dir()) == ["new", "own"]
+    sharing.drop(own)
+    assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["new"]
 
 
 def test_a_job_without_its_inputs_says_what_to_do(

@@ -363,6 +363,44 @@ def test_what_the_user_can_mend_is_one_message(
     assert "Traceback" not in shown
 
 
+PROGRAM = """
+import sys
+from scadm.stage import Stage, run
+def main(stage):
+    stage.say("copying to s3://AKID:S3cret@bucket")
+    raise {}("nobody is at http://me:S3cret@host:5000")
+run("train", main)
+"""
+
+
+@pytest.mark.parametrize(("error", "traceback"), [("ValueError", False), ("TypeError", True)])
+def test_no_line_holds_a_password_of_an_address(project: Path, error: str, traceback: bool) -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM.format(error)], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "[train] copying to s3://***@bucket\n" in done.stdout
+    assert "nobody is at http://***@host:5000\n" in done.stderr
+    assert ("Traceback" in done.stderr) == traceback
+    assert "S3cret" not in done.stdout + done.stderr
+
+
+ASKING = """
+from scadm.files.store import Store
+from scadm.stage import run
+run("train", lambda stage: Store(f"{stage.storage_root}/runs/a").read("metrics.jsonl"))
+"""
+
+
+def test_a_store_that_is_away_is_one_message(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_parameter("storage.root", "s3://bucket/path")
+    keys = {f"AWS_{name}": "test" for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION")}
+    away = os.environ | keys | {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+    done = subprocess.run([sys.executable, "-c", ASKING], capture_output=True, text=True, env=away)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error in stage train: ")]
+    assert "storage.root is s3://bucket/path, expected a store that answers this machine: " in line
+    assert "NETWORK_CONNECTION" in line and "a training from its last checkpoint" in line
+
+
 def test_an_interrupted_stage_says_so_and_leaves_what_it_made(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from scadm.redaction import redacted, redacted_traceback
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SCA-DM Pipeline: part-by-part face synthesis.")
 
 
@@ -28,12 +30,17 @@ def profile(
 
     changes = profiles.write(name)
     for change in changes:
-        print(f"  {change.key}: {change.before} -> {change.after}")
-    print(f"params.yaml is now profile {name} ({len(changes)} values changed). `dvc repro` runs it.")
+        _say(f"  {change.key}: {change.before} -> {change.after}")
+    _say(f"params.yaml is now profile {name} ({len(changes)} values changed). `dvc repro` runs it.")
     for key, path in profiles.missing():
-        print(
+        _say(
             f"  But {key} {path} is not there yet: put it there, or name it, as by `dvc exp run -S {key}=/where/it/is`."
         )
+
+
+def _say(text: str) -> None:
+    """Print; an address in it may hold a password, which is left out."""
+    print(redacted(text), flush=True)
 
 
 _COLOURS = {"ok": typer.colors.GREEN, "note": typer.colors.YELLOW, "fault": typer.colors.RED}
@@ -53,9 +60,9 @@ def doctor() -> None:
         typer.echo(typer.style(mark, fg=_COLOURS[finding.mark]) + "\n".join(rest))  # colours on a terminal only
         faults += finding.mark == "fault"
     if faults:
-        print(f"{faults} fault(s): mend them before `dvc repro`.")
+        _say(f"{faults} fault(s): mend them before `dvc repro`.")
         raise typer.Exit(1)
-    print("Ready: `dvc repro` runs the pipeline.")
+    _say("Ready: `dvc repro` runs the pipeline.")
 
 
 @app.command(epilog="Example: scadm submit train --address http://127.0.0.1:8265")
@@ -72,6 +79,7 @@ def submit(
     import os
 
     from scadm.cluster.launch import launch
+    from scadm.files.store import answering
     from scadm.stage import Stage
 
     found = Stage(stage)
@@ -81,7 +89,8 @@ def submit(
             f"the address is {where or 'not given'}, expected http://HOST:8265, where the cluster takes jobs: give "
             "--address, or set cluster.address in params.yaml or RAY_ADDRESS."
         )
-    launch(found, where)
+    with answering(found.params.storage.root):
+        launch(found, where)
 
 
 @app.command(epilog="Example: scadm share train && ray job submit --working-dir . -- python -m pipeline.train")
@@ -101,9 +110,12 @@ def share(
     """
     from scadm.cluster.launch import names_to_share
     from scadm.cluster.launch import share as put
+    from scadm.files.store import answering
     from scadm.stage import Stage
 
-    put(Stage("train"), names_to_share(Path.cwd(), outs or []))
+    stage = Stage("train")
+    with answering(stage.params.storage.root):
+        put(stage, names_to_share(Path.cwd(), outs or []))
 
 
 @app.command(epilog="Example: scadm profile celebamask-hq && scadm estimate")
@@ -116,7 +128,7 @@ def estimate() -> None:
     params = load_params(Path("params.yaml"))
     channels = params.autoencoder.network.latent_channels
     found = measure(params.model, channels, params.project.resolution, params.training)
-    print(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
+    _say(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
 
 
 @app.command(epilog="Example: scadm import-checkpoint sca-dm.ckpt")
@@ -130,14 +142,15 @@ def import_checkpoint(
 ) -> None:
     """Take in a published SCA-DM checkpoint: register it, and say how to evaluate or fine-tune it."""
     from scadm.files.checkpoint import read_checkpoint
-    from scadm.files.store import Store
+    from scadm.files.store import Store, answering
     from scadm.import_checkpoint import import_checkpoint as take_in
     from scadm.stage import Stage
     from scadm.training.start import flags, setting, settings
 
     stage = Stage("train")
-    found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
-    _, config = read_checkpoint(Store(found.weights), [])
+    with answering(stage.params.storage.root):
+        found = take_in(file, stage, resolution=resolution, first_stage=first_stage, name=name)
+        _, config = read_checkpoint(Store(found.weights), [])
     resized = [f"project.resolution={resolution}"] if stage.params.project.resolution != resolution else []
     data = stage.params.data
     if data.source == "synthetic" and data.synthetic.image_size < resolution:
@@ -149,9 +162,9 @@ def import_checkpoint(
         *settings(config, stage.params),
         f"training.init_from=imports/{found.key}",
     ]
-    print(f"{found.version.uri} is {file.name}; its weights are in {found.weights}.")
-    print(f"Evaluate it on this project's data:\n\n  dvc exp run {flags([*changes, 'training.steps=0'])}\n")
-    print("Fine-tune it: the same with the steps that you want, for example -S training.steps=1000.")
+    _say(f"{found.version.uri} is {file.name}; its weights are in {found.weights}.")
+    _say(f"Evaluate it on this project's data:\n\n  dvc exp run {flags([*changes, 'training.steps=0'])}\n")
+    _say("Fine-tune it: the same with the steps that you want, for example -S training.steps=1000.")
 
 
 @app.command(epilog="Example, in CI: dvc repro && scadm register --strict")
@@ -160,10 +173,12 @@ def register(
 ) -> None:
     """Register the evaluated model, as the stage `register` does, and say whether it became champion."""
     from pipeline.register import main as program
+    from scadm.files.store import answering
     from scadm.stage import Stage
 
     stage = Stage("register")
-    program(stage)
+    with answering(stage.params.storage.root):
+        program(stage)
     if strict and not stage.read_json("reports/registration.json")["promoted"]:
         raise typer.Exit(3)
 
@@ -176,15 +191,17 @@ def verify() -> None:
     """
     from scadm.app import storage
     from scadm.config import load_params
+    from scadm.files.store import answering
 
-    faults = 0
-    for found in storage.verify(Path.cwd(), load_params(Path("params.yaml")).storage.root):
-        said = found.fault or found.absent
-        state = "fault" if found.fault else "absent" if found.absent else "ok"
-        print(f"{state:<7}{found.name}{': ' + said if said else ''}", flush=True)
-        faults += bool(found.fault)
+    faults, root = 0, load_params(Path("params.yaml")).storage.root
+    with answering(root):
+        for found in storage.verify(Path.cwd(), root):
+            said = found.fault or found.absent
+            state = "fault" if found.fault else "absent" if found.absent else "ok"
+            _say(f"{state:<7}{found.name}{': ' + said if said else ''}")
+            faults += bool(found.fault)
     if faults:
-        print(f"{faults} fault(s).")
+        _say(f"{faults} fault(s).")
         raise typer.Exit(1)
 
 
@@ -216,30 +233,36 @@ def gc(
     every = storage.kept(Path.cwd(), load_params(Path("params.yaml")))
     chosen = [item for item in every if item.age >= (older or 0) * 86_400]
     for kind, meaning in storage.KINDS.items():
-        print(f"{kind}: {meaning}")
+        _say(f"{kind}: {meaning}")
         for item in chosen:
             if item.kind == kind:
                 remarks = [item.in_use, "unfinished: can be resumed" if item.unfinished else ""]
                 said = "; ".join(filter(None, remarks))
                 stays = f"  ({said})" if said else ""
-                print(f"  {item.bytes / 1e6:10.1f} MB  {item.age / 86_400:6.1f} days  {item.path}{stays}")
+                _say(f"  {item.bytes / 1e6:10.1f} MB  {item.age / 86_400:6.1f} days  {item.path}{stays}")
     if free:
         wanted = [item for item in chosen if item.kind in free]
-        print(f"{storage.free(wanted, unfinished=unfinished) / 1e6:.1f} MB freed.")
+        _say(f"{storage.free(wanted, unfinished=unfinished) / 1e6:.1f} MB freed.")
         resumable = [item for item in wanted if item.unfinished and not item.in_use]
         if resumable and not unfinished:
-            print(f"{len(resumable)} that could be resumed stayed; --unfinished frees them too.")
+            _say(f"{len(resumable)} that could be resumed stayed; --unfinished frees them too.")
     else:
-        print(
+        _say(
             "`scadm gc --free KIND --older DAYS` frees what is not in use and finished, --unfinished also what could "
             "be resumed; `dvc gc -w` frees DVC's cache."
         )
 
 
 def main() -> None:
-    """The entry point: what the user can mend ends in one message on stderr and exit status 1."""
+    """The entry point: what the user can mend ends in one message on stderr and exit status 1.
+
+    No line holds a password of an address.
+    """
     try:
         app()
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {redacted(str(error))}", file=sys.stderr)
         sys.exit(1)
+    except Exception:
+        sys.excepthook = redacted_traceback  # typer has set one of its own, which shows the message as it is
+        raise

@@ -22,6 +22,7 @@ from typing import Any, Literal
 from scadm.app import machine
 from scadm.config import Params, load_params
 from scadm.data.fetch import is_address
+from scadm.redaction import redacted
 from scadm.stage import find_home, find_storage
 
 _GB = 10**9
@@ -39,14 +40,14 @@ class Finding:
     remedy: str = ""
 
     def lines(self) -> tuple[str, ...]:
-        """The mark, the rest of its line, and the remedy's line where there is one."""
-        first = " " * (7 - len(self.mark)) + f"{self.what:<12}{self.found}"
-        return self.mark, first, *([f"{'':<19}-> {self.remedy}"] if self.remedy else [])
+        """The mark, the rest of its line, and the remedy's line where there is one; without passwords of addresses."""
+        first = " " * (7 - len(self.mark)) + f"{self.what:<12}{redacted(self.found)}"
+        return self.mark, first, *([f"{'':<19}-> {redacted(self.remedy)}"] if self.remedy else [])
 
 
 def _brief(error: BaseException | str) -> str:
     """A message of whatever length and shape, on one line."""
-    text = " ".join(str(error).split())
+    text = " ".join(redacted(str(error)).split())  # first: half a password is not known for one
     return text if len(text) <= _MOST else f"{text[:_MOST]} ..."
 
 

@@ -4,12 +4,15 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import aiohttp
 import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from scadm.redaction import redacted
 
 _SECONDS_TO_ANSWER = 5
 _PATIENCE = 600.0  # seconds without an answer, after which the launcher stops following
@@ -39,6 +42,23 @@ def client_at(address: str) -> JobSubmissionClient:
         raise ValueError(
             f"the jobs of {address} cannot be used: {' '.join(str(error).split())}. A cluster with a token needs "
             "RAY_AUTH_MODE=token and the same token here (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)."
+        ) from None
+
+
+def said_by(error: BaseException) -> str:
+    """An error's message on one line, without secrets."""
+    return " ".join(redacted(str(error)).split())[:300]
+
+
+@contextmanager
+def head_answering(address: str, remedy: str) -> Iterator[None]:
+    """Raise ValueError with a remedy where the head at `address` does not answer what is asked of it in the block."""
+    try:
+        yield
+    except UNREACHABLE as error:
+        raise ValueError(
+            f"the Ray head at {redacted(address)} answers no more ({said_by(error)}). Expected a head that answers, as "
+            f"it did when this began: see whether it still runs. {remedy}"
         ) from None
 
 
@@ -88,7 +108,7 @@ def follow(
     """Show a job's log as it is written, until the job has ended; returns how.
 
     A connection that drops is made again, and the log goes on where it stopped. Raises ValueError after `patience`
-    seconds without an answer.
+    seconds without an answer, and where the cluster knows the job no more.
     """
     log, heard, lost, ended = Log(show), time.monotonic(), False, False
     while True:
@@ -104,12 +124,26 @@ def follow(
             if ended:
                 say("its last lines cannot be read any more: the node that held them may be gone")
                 return status
+            if isinstance(error, RuntimeError) and _is_forgotten(client, submission):
+                raise ValueError(
+                    f"the cluster knows the job {submission} no more: its head was replaced, and the job has ended "
+                    "with it. The same command submits it again, and goes on from what is finished, a training from "
+                    "its last checkpoint."
+                ) from None
             if time.monotonic() - heard > patience:
                 raise ValueError(
-                    f"no answer of the job {submission} for {patience:g} s ({' '.join(str(error).split())[:300]}). It "
-                    "may well go on: the same command attaches to it again."
+                    f"no answer of the job {submission} for {patience:g} s ({said_by(error)}). It may well go on: the "
+                    "same command attaches to it again."
                 ) from None
             if log.seen and not lost:  # a job that has not begun has no log yet
                 say(f"the connection to job {submission} is lost; trying again. The job goes on meanwhile")
             lost = lost or bool(log.seen)
         time.sleep(_EVERY)
+
+
+def _is_forgotten(client: JobSubmissionClient, submission: str) -> bool:
+    """Whether the head answers and does not know the job; a head that is away says nothing of it."""
+    try:
+        return all(job.submission_id != submission for job in client.list_jobs())
+    except UNREACHABLE:
+        return False

@@ -10,12 +10,13 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from scadm import jobs, lineage, tracking
 from scadm.cluster import upload
-from scadm.cluster.follow import UNREACHABLE, client_at, follow, next_id, submissions
+from scadm.cluster.follow import UNREACHABLE, client_at, follow, head_answering, next_id, submissions
 from scadm.files import results, sharing
 from scadm.files.results import Result
 from scadm.files.sharing import Shared
 from scadm.files.store import Store
 from scadm.progress import bar
+from scadm.redaction import redacted
 from scadm.stage import Stage, content, declared, recorded_outs
 
 _SECONDS_TO_BEGIN = 90  # a head that has just started has no agent for jobs yet, and says so
@@ -107,7 +108,8 @@ def launch(stage: Stage, address: str) -> None:
     if not shares_folder(stage):
         share(stage, stage.inputs)
     base = f"scadm-{stage.name}-{stage.run_key}"
-    earlier = submissions(client, base)
+    with head_answering(address, "The same command then submits the stage, or follows its job."):
+        earlier = submissions(client, base)
     running = [job.submission_id or "" for job in earlier if not job.status.is_terminal()]
     if running:
         submission = running[-1]
@@ -117,11 +119,12 @@ def launch(stage: Stage, address: str) -> None:
         _take(stage, result)
         return
     else:
-        submission = _submit(stage, client, next_id(earlier, base))
+        submission = _submit(stage, client, next_id(earlier, base), address)
     stage.say(f"the dashboard of the cluster is {address}; Ctrl-C here does not end the job by itself")
-    status = _followed(stage, client, submission)
+    status = _followed(stage, client, submission, address)
     if status != JobStatus.SUCCEEDED:
-        message = " ".join((client.get_job_info(submission).message or "").split())[:500]
+        with head_answering(address, f"The job {submission} ended as {status.value}; the same command runs it again."):
+            message = " ".join(redacted(client.get_job_info(submission).message or "").split())[:500]
         raise ValueError(
             f"the Ray job {submission} ended as {status.value}: {message}. Its log is above, and by `ray job logs "
             f"--address {address} {submission}`. Run the same command again when the reason is mended: it goes on from "
@@ -148,7 +151,7 @@ def _finished(stage: Stage) -> Result | None:
     return result if there else None
 
 
-def _submit(stage: Stage, client: JobSubmissionClient, submission: str) -> str:
+def _submit(stage: Stage, client: JobSubmissionClient, submission: str, address: str) -> str:
     files = upload.packed(stage.workspace)
     said = upload.require_small(files)
     needed = [*stage.code, "pipeline", "scadm", "params.yaml", "dvc.yaml"]
@@ -164,26 +167,31 @@ def _submit(stage: Stage, client: JobSubmissionClient, submission: str) -> str:
                 metadata={"scadm.stage": stage.name, "scadm.run_key": stage.run_key},
             )
         except UNREACHABLE as error:
-            said = " ".join(str(error).split())
+            said = " ".join(redacted(str(error)).split())[:500]
             if "No available agent" in said and time.monotonic() < end:
                 time.sleep(2)
                 continue
-            if any(job.submission_id == submission for job in client.list_jobs()):
+            with head_answering(address, f"If it took the job {submission}, the same command follows it."):
+                taken = any(job.submission_id == submission for job in client.list_jobs())
+            if taken:
                 return submission  # another launcher was first
-            raise ValueError(f"the cluster did not take the job {submission}: {said[:500]}") from None
+            raise ValueError(f"the cluster did not take the job {submission}: {said}") from None
 
 
-def _followed(stage: Stage, client: JobSubmissionClient, submission: str) -> JobStatus:
+def _followed(stage: Stage, client: JobSubmissionClient, submission: str, address: str) -> JobStatus:
     try:
         return follow(client, submission, _show, stage.say)
     except KeyboardInterrupt:
         _show("\n")
         if _wants_to_stop():
-            client.stop_job(submission)
-            end = time.monotonic() + _SECONDS_TO_STOP
-            while not client.get_job_status(submission).is_terminal() and time.monotonic() < end:
-                time.sleep(0.5)
-            stage.say(f"the job {submission} is {client.get_job_status(submission).value.lower()}")
+            by_hand = f"`ray job stop --address {address} {submission}`"
+            with head_answering(address, f"The job may go on: {by_hand} ends it, the same command follows it."):
+                client.stop_job(submission)
+                end = time.monotonic() + _SECONDS_TO_STOP
+                while not client.get_job_status(submission).is_terminal() and time.monotonic() < end:
+                    time.sleep(0.5)
+                status = client.get_job_status(submission)
+            stage.say(f"the job {submission} is {status.value.lower()}")
         else:
             stage.say(f"the job {submission} goes on; the same command follows it again")
         sys.exit(130)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,29 +10,15 @@ from collections.abc import Mapping
 import ray
 
 from scadm import jobs
-from scadm.cluster.session import connect, is_remote, require_reachable
+from scadm.cluster.session import connect, is_remote, require_listener, require_reachable
 from scadm.config import ClusterConfig
 
-_SECONDS_TO_ANSWER = 5
 _LACKING = 3
 """Exit status of the attempt where the cluster works, but has too little for the training."""
 
 
 class Lacking(OSError):
     """The cluster answers, but has not what cluster.workers needs."""
-
-
-def _require_listener(cluster: ClusterConfig) -> None:
-    """Raise OSError if nothing listens at the cluster's address. It says so at once, where Ray would try for long."""
-    address = cluster.address or "auto"
-    if address == "auto":  # as ray.init reads it
-        address = os.environ.get("RAY_ADDRESS") or "auto"
-    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if colon and port.isdigit():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_ANSWER).close()
-        except OSError as error:
-            raise OSError(f"nothing answers at {address}: {error}") from None
 
 
 def probe(cluster: ClusterConfig, places: Mapping[str, str], seconds: float) -> str:
@@ -44,7 +29,7 @@ def probe(cluster: ClusterConfig, places: Mapping[str, str], seconds: float) -> 
     longer than `seconds`, and Lacking where the cluster has too little.
     """
     if is_remote(cluster):
-        _require_listener(cluster)
+        require_listener(cluster.address or "auto")
     request = json.dumps({"cluster": cluster.model_dump(mode="json"), "places": dict(places)})
     with subprocess.Popen(
         [sys.executable, "-m", "scadm.cluster.probe", request],

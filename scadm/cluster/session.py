@@ -2,8 +2,7 @@
 
 import logging
 import os
-import urllib.error
-import urllib.request
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import requests
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scadm import jobs
 from scadm.config import ClusterConfig
 from scadm.files.store import Store
+from scadm.redaction import brief, redacted
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
 _SECONDS_TO_ANSWER = 10
+_SECONDS_TO_LISTEN = 5
 
 
 def is_remote(cluster: ClusterConfig) -> bool:
@@ -91,8 +93,9 @@ def _written(what: str, store: Store, token: str) -> None:
         store.write(_token_name(token), token.encode())
     except OSError as error:
         raise ValueError(
-            f"this process cannot write to {what} {store.root} ({error}), so no result could be kept there. Check that "
-            "the place exists and that this node may write to it (for s3://, the nodes' own AWS_* variables)."
+            f"this process cannot write to {what} {redacted(store.root)} ({redacted(str(error))}), so no result could "
+            "be kept there. Check that the place exists and that this node may write to it (for s3://, the nodes' own "
+            "AWS_* variables)."
         ) from None
 
 
@@ -114,16 +117,17 @@ def _read(place: str, token: str) -> str:
 
 
 def _answer(address: str) -> str:
+    """As MLflow asks: with what the address holds as user:password@, and what ~/.netrc or a proxy's variables say."""
     try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER).close()
-    except urllib.error.HTTPError as error:  # a server that wants a password is there too
-        return "answers" if error.code in (401, 403) else f"HTTP status {error.code}"
+        with requests.get(f"{address.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER, stream=True) as found:
+            # A server that wants a password, or another one, is there too.
+            return "answers" if found.ok or found.status_code in (401, 403) else f"HTTP status {found.status_code}"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "answers"
+        return f"{type(error).__name__}: {brief(error)}"
 
 
 def _unreachable(node: str, what: str, place: str, said: str, token: str) -> str:
+    place, said = redacted(place), redacted(said)
     if _is_server(place):
         return (
             f"node {node} does not reach {what} {place}: {said}, expected an answer of {place}/health. What is trained "
@@ -166,19 +170,40 @@ def _address(cluster: ClusterConfig) -> str:
     return "auto" if jobs.in_job() or cluster.address is None else cluster.address
 
 
+def require_listener(address: str) -> None:
+    """Raise ConnectionError if nothing listens at an address of Ray; at once, where Ray would try for long."""
+    if address == "auto":  # as ray.init reads it
+        address = os.environ.get("RAY_ADDRESS") or "auto"
+    host, colon, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if colon and port.isdigit():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS_TO_LISTEN).close()
+        except OSError as error:
+            raise ConnectionError(f"nothing answers at {address}: {error}") from None
+
+
 @contextmanager
 def connect(cluster: ClusterConfig) -> Iterator[None]:
-    """Be connected to Ray, and leave it (ending a private one) whatever happens."""
+    """Be connected to Ray, and leave it (ending a private one) whatever happens.
+
+    Raises ValueError where the cluster does not answer.
+    """
     if is_remote(cluster):
         # In a job that was submitted with a working directory, the job's runtime environment already holds the code.
         # Else this folder is uploaded, without what .gitignore and .rayignore name.
         environment: dict[str, Any] | None = None if jobs.in_job() else {"working_dir": "."}
-        ray.init(
-            address=_address(cluster),
-            runtime_env=environment,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        address = _address(cluster)
+        try:
+            require_listener(address)
+            ray.init(address=address, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, RayError) as error:
+            named = cluster.address or os.environ["RAY_ADDRESS"]
+            raise ValueError(
+                f"cluster.address (or RAY_ADDRESS) is {redacted(named)}, expected HOST:6379 of a running Ray head: "
+                f"{brief(error)}. Start it (`ray start --head`), correct the address, or set cluster.address to null "
+                "and unset RAY_ADDRESS for a private Ray; a cluster with a token needs RAY_AUTH_MODE=token and the "
+                "same token here. What is finished is kept: the same command goes on from there."
+            ) from None
     else:
         ray.init(
             address="local",

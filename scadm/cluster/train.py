@@ -12,17 +12,21 @@ import numpy as np
 import ray
 import ray.train
 import ray.util
+import torch
 from numpy.typing import NDArray
 from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from scadm.cluster.board import Remote, shown
 from scadm.cluster.session import connect, require_reachable
 from scadm.config import ClusterConfig
 from scadm.files.checkpoint import is_complete
+from scadm.files.manifest import DISK_FULL
 from scadm.files.store import Store
+from scadm.redaction import redacted
 from scadm.stopping import Stop, stopping
 from scadm.tracking import RunLogger, Tracked, ending, machine_metrics
 from scadm.training.attend import attend
@@ -51,7 +55,7 @@ class RayHooks:
         self._lost: set[str] = set()
 
     def say(self, text: str) -> None:
-        self.board.say.remote(f"[train] {text}")
+        self.board.say.remote(f"[train] {redacted(text)}")
 
     def progress(self, total: int, initial: int) -> Progress:
         return Remote(self.board, total, initial)
@@ -135,8 +139,10 @@ def _is_own(error: ValueError) -> bool:
     Libraries raise ValueErrors for other reasons too: torch.distributed where another rank was lost, which a restart
     does mend.
     """
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals["__name__"].startswith("scadm.")
+    modules = [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(error.__traceback__)]
+    while modules and modules[-1].startswith("pydantic."):  # what it says is of a value that our code gave it
+        modules.pop()
+    return bool(modules) and modules[-1].startswith("scadm.")
 
 
 def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
@@ -158,7 +164,7 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machin
 
 
 def _say(text: str) -> None:
-    print(f"[train] {text}", flush=True)
+    print(f"[train] {redacted(text)}", flush=True)
 
 
 def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
@@ -183,8 +189,8 @@ def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked, ma
         )
         try:
             _fit(trainer, stop)
-        except TrainingFailedError as error:
-            if (message := _mendable(error)) is not None:
+        except (TrainingFailedError, RayError) as error:
+            if (message := _refusal(board) or _lost(error, cluster.max_failures)) is not None:
                 raise ValueError(message) from None
             raise
         if (message := _refusal(board)) is not None:
@@ -217,10 +223,38 @@ def _fit(trainer: TorchTrainer, stop: Stop) -> None:
         raise failures[0]
 
 
-def _mendable(error: TrainingFailedError) -> str | None:
-    for cause in getattr(error, "worker_failures", {}).values():
-        while cause is not None:
-            if isinstance(cause, ValueError):
-                return str(cause)
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-    return None
+def _lost(error: BaseException, most: int) -> str | None:
+    """In words, what ended a training from outside: workers, nodes, memory or a store that were lost once too often.
+
+    None where any rank failed by anything else: that may be a fault of the code, whose traceback is wanted.
+    """
+    found = getattr(error, "worker_failures", None) or {None: getattr(error, "controller_failure", error)}
+    failures = {rank: _innermost(failure) for rank, failure in found.items()}
+    outside = {rank: failure for rank, failure in failures.items() if _is_outside(failure)}
+    # The other ranks hear of a lost one by an error of torch.distributed, which is no reason.
+    if not outside or not all(isinstance(f, RuntimeError | ValueError) or _is_outside(f) for f in failures.values()):
+        return None
+    rank, failure = min(outside.items(), key=lambda item: type(item[1]) is RuntimeError)
+    said = " ".join(redacted(str(failure)).split())[:500]
+    where = f" in rank {rank}" if rank is not None else ""
+    return (
+        f"the training failed once more than cluster.max_failures {most} allows, the last time{where} by "
+        f"{type(failure).__name__}: {said}. Ray's logs on that node say more (/tmp/ray/session_latest/logs). Mend the "
+        "reason, or raise cluster.max_failures; the same command goes on from the last checkpoint."
+    )
+
+
+def _innermost(failure: BaseException) -> BaseException:
+    """What an error that Ray has put around another one is about."""
+    while isinstance(inner := getattr(failure, "health_check_failure", getattr(failure, "cause", None)), BaseException):
+        failure = inner
+    return failure
+
+
+def _is_outside(failure: BaseException) -> bool:
+    """Whether an error comes from what a training runs on. pyarrow's errors of a remote store have no number."""
+    if isinstance(failure, OSError):
+        return failure.errno in (None, *DISK_FULL) or isinstance(failure, ConnectionError | TimeoutError)
+    if isinstance(failure, RayError | RayTrainError | torch.OutOfMemoryError | torch.distributed.DistError):
+        return True
+    return isinstance(failure, RuntimeError) and ("gloo" in str(failure) or "NCCL" in str(failure))

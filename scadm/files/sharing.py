@@ -11,15 +11,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from scadm.files.manifest import FileEntry, digest, sha256, write_json
-from scadm.files.store import Store
+from scadm.files.store import Store, answering
 
 MARKER = "copy.json"
 SHARED = "shared.json"
@@ -184,6 +184,48 @@ def node_home(root: str) -> Path:
     return home
 
 
+_OWN: dict[Path, FileLock] = {}
+"""This process's own folders. A lock ends with the process: the system drops it, and no child inherits it."""
+
+
+def own_folder(top: Path, name: str) -> Path:
+    """The folder `name` in `top` as this process's own, until `drop` or the process's end. It need not be there."""
+    folder = top / name
+    if folder not in _OWN:
+        top.mkdir(parents=True, exist_ok=True)
+        _OWN[folder] = FileLock(top / f".{name}.lock", thread_local=False)
+        _OWN[folder].acquire()
+        forget_ended(top)
+    return folder
+
+
+def drop(folder: Path) -> None:
+    """Delete an own folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if (lock := _OWN.pop(folder, None)) is not None:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def forget_ended(top: Path) -> None:
+    """Delete the folders in `top` whose processes have ended; of those that belong to none here, the month-old ones.
+
+    The latter are of tasks whose driver is on another node: there is no telling whether it lives.
+    """
+    if not top.is_dir():
+        return
+    of_processes = {path.name.removeprefix(".").removesuffix(".lock"): path for path in top.glob(".*.lock")}
+    for name, path in of_processes.items():
+        lock = FileLock(path, thread_local=False)
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(top / name, ignore_errors=True)
+                path.unlink(missing_ok=True)
+        except Timeout:
+            continue
+    _forget_unused(top, keep=of_processes)
+
+
 def at_hand(place: str) -> Path:
     """The out at `place` as a local file or folder: a path is returned as it is, of a copy's URI what was fetched.
 
@@ -213,10 +255,10 @@ def at_hand(place: str) -> Path:
     return found
 
 
-def _forget_unused(top: Path) -> None:
+def _forget_unused(top: Path, keep: Container[str] = ()) -> None:
     for path in top.iterdir():
         # Also what a killed process left unfinished. Locks stay: somebody may hold one.
-        if path.is_dir() and path.stat().st_mtime < time.time() - _UNUSED:
+        if path.name not in keep and path.is_dir() and path.stat().st_mtime < time.time() - _UNUSED:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -296,16 +338,20 @@ class Spreading:
     """A task's function on a node: with its inputs at hand, and its part, where it makes one, kept for all."""
 
     def __init__(self, make: Callable[[], Callable[..., Any]], spread: Spread) -> None:
-        spread.inputs.fetch()
+        forget_ended(Path(spread.inputs.folder).parent)
+        with answering(spread.inputs.root):
+            spread.inputs.fetch()
         Path(spread.work).mkdir(parents=True, exist_ok=True)
         self.function, self.spread = make(), spread
 
     def __call__(self, part: str | None, task: Mapping[str, Any]) -> tuple[Any, FileEntry | None]:
         if part is None:
             return self.function(**task), None
-        self.spread.have(part)
+        with answering(self.spread.inputs.root):
+            self.spread.have(part)
         result = self.function(**task)
-        return result, self.spread.keep(part)
+        with answering(self.spread.inputs.root):
+            return result, self.spread.keep(part)
 
 
 # --- which copies the inputs are ------------------------------------------------------------------------

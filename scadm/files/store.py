@@ -1,10 +1,36 @@
 """Folders of files, on this machine or at an address."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pyarrow import fs
 
 from scadm.files.manifest import write_atomically
+from scadm.redaction import brief, redacted
+
+
+@contextmanager
+def answering(root: str) -> Iterator[None]:
+    """Raise ValueError where a store at an address is away, or refuses, in the block. `root` is storage.root."""
+    try:
+        yield
+    except OSError as error:
+        if "://" not in root or not _is_of_store(error):
+            raise
+        raise ValueError(
+            f"storage.root is {redacted(root)}, expected a store that answers this machine: {brief(error)}. Let it "
+            "answer, give this machine credentials (AWS_ACCESS_KEY_ID and the like, AWS_ENDPOINT_URL of a store that "
+            "is not Amazon's), or correct storage.root in params.yaml; `scadm doctor` tries it again. What is finished "
+            "is kept: the same command goes on from there, a training from its last checkpoint."
+        ) from None
+
+
+def _is_of_store(error: OSError) -> bool:
+    """Whether pyarrow raised an error for a store at an address. Of a local file the system gives it a number."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return error.errno is None and bool(frames) and frames[-1].f_globals["__name__"].startswith("pyarrow.")
 
 
 class Store:
