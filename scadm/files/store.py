@@ -1,10 +1,16 @@
 """Folders of files, on this machine or at an address."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pyarrow import fs
 
 from scadm.files.manifest import write_atomically
+
+_PIECE = 16 << 20
+_UNDERWAY = 64 << 20
+"""Bytes that may be on their way at once. A remote file system sends behind our back, and keeps what it has yet to."""
 
 
 class Store:
@@ -25,14 +31,35 @@ class Store:
         with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
             return file.read()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all. Raises OSError where the disk is full or the address cannot be reached."""
+    def pieces(self, name: str) -> Iterator[bytes]:
+        """What a file holds, in order, for one that is not to be in memory whole."""
+        with self.filesystem.open_input_stream(f"{self.path}/{name}", compression=None) as file:
+            while piece := file.read(_PIECE):
+                yield piece
+
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
+        """Whole or not at all, from the data or the pieces of it.
+
+        Raises OSError where the disk is full or the address cannot be reached.
+        """
         if self.local:
             write_atomically(Path(self.path) / name, data)
             return
         self.filesystem.create_dir(self.path, recursive=True)
-        with self.filesystem.open_output_stream(f"{self.path}/{name}") as file:
-            file.write(data)
+        try:
+            with self.filesystem.open_output_stream(f"{self.path}/{name}", compression=None) as file:
+                underway = 0
+                for piece in (data,) if isinstance(data, bytes) else data:
+                    for start in range(0, len(piece), _PIECE):
+                        file.write(memoryview(piece)[start : start + _PIECE])
+                    underway += len(piece)
+                    if underway >= _UNDERWAY:
+                        file.flush()
+                        underway = 0
+        except BaseException:
+            with suppress(OSError):  # closing it has put in place what there was of it
+                self.delete_file(name)
+            raise
 
     def folders(self) -> list[str]:
         """Names of the folders inside, sorted."""

@@ -21,7 +21,7 @@ from scadm.training import ema
 from scadm.training.job import TrainJob, Worker
 from scadm.training.objective import TrainingModule, device_batch, draw
 from scadm.training.rate import rate
-from scadm.training.state import GROUPS, TrainState
+from scadm.training.state import TrainState
 
 
 class Learnt(NamedTuple):
@@ -41,8 +41,7 @@ class Learner:
         torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
         self.model = SCADM(job.model, job.latent_channels)
         if job.initial is not None and resumed is None:
-            tensors, _ = read_checkpoint(Store(job.initial), ["weights"])
-            load_state(self.model, tensors["weights"], job.initial)
+            load_state(self.model, read_checkpoint(Store(job.initial), ["weights"])[0]["weights"], job.initial)
         channels_last(self.model.to(worker.device))
         self.model.unet.gradient_checkpointing = job.gradient_checkpointing
         module = TrainingModule(self.model, job.diffusion).to(worker.device)
@@ -56,8 +55,7 @@ class Learner:
             step=step,
         )
         if resumed is not None:
-            tensors, _ = read_checkpoint(resumed, GROUPS)
-            self.state.restore(tensors, step, resumed.root)
+            self.state.restore(lambda group: read_checkpoint(resumed, [group])[0][group], step, resumed.root)
         if job.compile:
             module.compile()
         self.module: TrainingModule | DistributedDataParallel = module
