@@ -13,9 +13,11 @@ import tiny
 import torch
 from ray.exceptions import GetTimeoutError
 
+from scadm.cluster import session
 from scadm.cluster import train as cluster_train
 from scadm.cluster.board import Board
 from scadm.cluster.train import run_training
+from scadm.files.manifest import Manifest
 from scadm.synthesis import part_ids
 from scadm.tracking import Tracked
 
@@ -72,19 +74,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
                 raise GetTimeoutError("the board's node is gone")
             return value
 
+        job = tiny.training_job(tmp_path)
+        Manifest(stage="latents").write(Path(job.shards))
         RestartingTrainer.starts = 0
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
         monkeypatch.setattr(ray, "get", get)
         monkeypatch.setattr(cluster_train, "get_device", lambda: torch.device("cpu"))
         monkeypatch.setattr(cluster_train, "connect", lambda _: nullcontext())
-        monkeypatch.setattr(cluster_train, "require_reachable", lambda _: None)
+        monkeypatch.setattr(cluster_train, "require_reachable", lambda *_: None)
         monkeypatch.setattr(cluster_train, "shown", lambda *_: nullcontext(HereBoard()))
         monkeypatch.setattr(cluster_train, "TorchTrainer", RestartingTrainer)
         monkeypatch.setattr(cluster_train, "is_complete", lambda _: next(completions))
         monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
         monkeypatch.setattr(cluster_train, "train", train)
         try:
-            run_training(tiny.training_job(tmp_path), CLUSTER, Tracked("sqlite://", "1"), 0)
+            run_training(job, CLUSTER, Tracked("sqlite://", "1"), 0)
         finally:
             run.calls = calls  # type: ignore[attr-defined]
         return calls
@@ -114,3 +118,44 @@ def test_without_its_board_a_training_goes_on_and_ends_by_ray_s_count(run: Any) 
     with pytest.raises(ValueError, match="unknown part 'beard'"):
         run(lambda: part_ids(["beard"]), lost=True)
     assert run.calls == [1, 2, 3]
+
+
+def in_the_run(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "run").iterdir() if path.name.startswith(".scadm")]
+
+
+def test_a_worker_that_sees_other_places_ends_the_training_at_once(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session.time, "sleep", lambda _: None)
+    fit = RestartingTrainer.fit
+
+    def without(names: str) -> Callable[[RestartingTrainer], None]:
+        def elsewhere(trainer: RestartingTrainer) -> None:
+            for path in tmp_path.glob(names):
+                path.write_bytes(b"another")
+            fit(trainer)
+
+        return elsewhere
+
+    for names, said in (
+        (
+            "run/.scadm-probe-*",
+            r"storage\.root .*run as this process does: it read \.scadm-probe-\w+ with sha256 \w+, exp",
+        ),
+        ("shards/manifest.json", r"the shards in .*it read manifest\.json with sha256"),
+    ):
+        monkeypatch.setattr(RestartingTrainer, "fit", without(names))
+        with pytest.raises(ValueError, match=rf"node \S+ \(127\.0\.0\.1\) does not see {said}"):
+            run(lambda: None)
+        assert run.calls == [] and RestartingTrainer.starts == 2, "the second start finds the refusal, and ends"
+        assert in_the_run(tmp_path) == []
+
+
+def test_the_token_is_there_as_long_as_it_trains_and_the_shards_are_left_alone(run: Any, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    tiny.training_job(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    run(lambda: seen.extend((in_the_run(tmp_path), sorted(path.name for path in (tmp_path / "shards").iterdir()))))
+    assert len(seen[0]) == 1 and seen[1] == sorted([*before, "manifest.json"])
+    assert in_the_run(tmp_path) == []

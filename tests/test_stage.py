@@ -423,6 +423,7 @@ EVERYWHERE = {
     "scadm/cluster/__init__.py",
     "scadm/cluster/data.py",  # runs the stages' own functions, wherever there is room
     "scadm/cluster/session.py",
+    "scadm/cluster/evidence.py",  # who may run them
     "scadm/cluster/launch.py",  # a stage as a job: the same program elsewhere
     "scadm/cluster/follow.py",
     "scadm/cluster/upload.py",
