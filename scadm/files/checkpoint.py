@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from safetensors.torch import load
 from torch import Tensor
 
 from scadm import faces
 from scadm.files.manifest import FILE_NAME
 from scadm.files.store import Store
-from scadm.files.tensors import load, pieces
+from scadm.files.tensors import pieces
 
 
 def write_checkpoint(store: Store, groups: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
@@ -54,17 +55,14 @@ def _entries(store: Store) -> dict[str, Any]:
     return json.loads(store.read(FILE_NAME))
 
 
-def _verified(store: Store, name: str, entries: dict[str, Any]) -> Iterator[bytes]:
-    """A file's pieces. Raises ValueError after the last one if they are not what was written."""
-    hash = hashlib.sha256()
-    for piece in store.pieces(name):
-        hash.update(piece)
-        yield piece
-    if (found := hash.hexdigest()) != entries[name]["sha256"]:
+def _verified(store: Store, name: str, entries: dict[str, Any]) -> bytes:
+    data = store.read(name)
+    if (found := hashlib.sha256(data).hexdigest()) != entries[name]["sha256"]:
         raise ValueError(
             f"{store.root}/{name} has sha256 {found}, its manifest says {entries[name]['sha256']}: it was changed "
             "or damaged. Delete this checkpoint; the one before it will be used."
         )
+    return data
 
 
 def is_complete(store: Store) -> bool:
@@ -84,13 +82,9 @@ def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str
     for name in (*(f"{group}.safetensors" for group in groups), "config.json"):
         if name not in entries:
             raise ValueError(f"{store.root} holds {sorted(entries)}, expected also {name}.")
-    config = json.loads(b"".join(_verified(store, "config.json", entries)))
+    config = json.loads(_verified(store, "config.json", entries))
     faces.require_labels(config["labels"], f"{store.root}/config.json")
-    return {group: _tensors(store, f"{group}.safetensors", entries) for group in groups}, config
-
-
-def _tensors(store: Store, name: str, entries: dict[str, Any]) -> dict[str, Tensor]:
-    return load(_verified(store, name, entries), entries[name]["bytes"], f"{store.root}/{name}")
+    return {group: load(_verified(store, f"{group}.safetensors", entries)) for group in groups}, config
 
 
 def read_config(store: Store) -> dict[str, Any]:
@@ -102,8 +96,7 @@ def verify(store: Store) -> None:
     """Raise ValueError unless every file of a finished checkpoint is what was written."""
     entries = _entries(store)
     for name in entries:
-        for _ in _verified(store, name, entries):
-            pass
+        _verified(store, name, entries)
 
 
 def digest_of(store: Store) -> str:

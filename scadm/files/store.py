@@ -1,6 +1,6 @@
 """Folders of files, on this machine or at an address."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,12 +30,6 @@ class Store:
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
             return file.read()
-
-    def pieces(self, name: str) -> Iterator[bytes]:
-        """What a file holds, in order, for one that is not to be in memory whole."""
-        with self.filesystem.open_input_stream(f"{self.path}/{name}", compression=None) as file:
-            while piece := file.read(_PIECE):
-                yield piece
 
     def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
         """Whole or not at all, from the data or the pieces of it.

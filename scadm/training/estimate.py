@@ -14,7 +14,7 @@ from scadm.models.scadm import LATENT_FACTOR, SCADM
 
 _STATE_BYTES = 20  # of a parameter: float32 weight, gradient, AdamW's two moments, and the moving average
 _COPY_BYTES = 20  # copies of weight, average and moments for the checkpoint that is written, and of the best average
-_READ_BYTES = 8  # a checkpoint's largest group, AdamW's moments, on its way to a GPU
+_READ_BYTES = 16  # a checkpoint's largest group, AdamW's moments, on its way to a GPU: the file, and its tensors
 
 
 @dataclass(frozen=True)
