@@ -43,7 +43,7 @@ def main(stage: Stage) -> None:
         counts.tasks(size),
         cluster=params.cluster,
         use_gpu=params.cluster.use_gpu,
-        folder=stage.data,
+        folder=stage.path("models/parser"),
         what="evaluate",
         unit="faces",
         weight=lambda task: task["stop"] - task["start"],

@@ -1,14 +1,20 @@
 """Checkpoints: which ones count."""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from moto.server import ThreadedMotoServer
+from safetensors.torch import load_file, save
 
 from scadm import faces
+from scadm.files import tensors
 from scadm.files.checkpoint import (
     Store,
     checkpoint_name,
@@ -119,6 +125,92 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     assert names == sorted(map(checkpoint_name, (1000, 100_000_000, 200_000_000)))
     prune(run, 5)
     assert complete_steps(run) == [1000, 100_000_000]
+
+
+def of_all_types() -> dict[str, torch.Tensor]:
+    types = (torch.float32, torch.bool, torch.int64, torch.float16, torch.float64, torch.bfloat16, torch.int32)
+    made = {f"a/{dtype}": (torch.arange(7) % 3).to(dtype) for dtype in (*types, torch.uint8)}
+    weight = torch.rand(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    return made | {"ü": torch.tensor(1.0), "none": torch.empty(0, 3), "last": weight, "first": torch.rand(3, 5).T}
+
+
+def test_the_files_are_the_library_s(tmp_path: Path) -> None:
+    given = of_all_types()
+    assert b"".join(tensors.pieces(given)) == save({name: tensor.contiguous() for name, tensor in given.items()})
+
+
+_PEAKS = """
+import sys, torch
+from scadm.files.checkpoint import read_checkpoint, write_checkpoint
+from scadm.files.store import Store
+
+
+def memory(what):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(what))
+
+
+def further(work):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before = memory("VmRSS")
+    result = work()
+    return (memory("VmHWM") - before) / size, result
+
+
+def weights():
+    return {str(i): torch.rand(250, 250, 5, 5).to(memory_format=torch.channels_last) for i in range(4)}
+
+
+groups, store = ["model", "average", "first moments", "second moments"], Store(sys.argv[1])
+given = {name: weights() for name in groups}
+size = sum(tensor.nbytes for group in given.values() for tensor in group.values())
+write_checkpoint(store, {"warm": {"up": given["model"]["0"][:9]}}, {})  # what is loaded with the first use
+print(further(lambda: write_checkpoint(store, given, {}))[0], further(lambda: read_checkpoint(store, groups))[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells the peak of what follows")
+def test_a_checkpoint_is_not_in_memory_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _PEAKS, str(tmp_path / "final")]
+    returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # tensors that are freed are not kept for later ones
+    said = subprocess.run(command, check=True, capture_output=True, text=True, env=returned).stdout
+    write, read = map(float, said.split())
+    assert write < 0.6, "multiples of the tensors' 100 MB, beside them"
+    assert 0.9 < read < 1.6, "the tensors that are read among it"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    import boto3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = {"ENDPOINT_URL": f"http://{host}:{port}", "DEFAULT_REGION": "us-east-1", "ACCESS_KEY_ID": "test"}
+    for name, value in (given | {"SECRET_ACCESS_KEY": "test"}).items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    boto3.client("s3").create_bucket(Bucket="faces")
+    yield "s3://faces"
+    server.stop()
+
+
+def test_in_a_store_at_an_address(bucket: str) -> None:
+    groups = {"model": {"large": torch.rand(9_000_000), "small": torch.tensor(3.0)}, "average": of_all_types()}
+    store = Store(f"{bucket}/runs/final")
+    write_checkpoint(store, groups, CONFIG)
+    assert is_complete(store)
+    found, _ = read_checkpoint(store, ["model", "average"])
+    for name, group in groups.items():
+        assert all(torch.equal(found[name][key], tensor) for key, tensor in group.items())
+
+    def breaks() -> Iterator[bytes]:
+        yield bytes(100)
+        raise ValueError("in the middle")
+
+    with pytest.raises(ValueError, match="in the middle"):
+        store.write("cut", breaks())
+    assert store.size("cut") is None, "whole or not at all"
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:

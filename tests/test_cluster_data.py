@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import ray.data
+import ray.util
 import tiny
 from ray.data import ActorPoolStrategy
 
-from scadm.cluster import data
+from scadm.cluster import data, session
 from scadm.cluster.data import map_tasks
+from scadm.cluster.evidence import Evidence
 from scadm.files.sharing import Inputs, Spread, Spreading
 
 CLUSTER = tiny.CLUSTER.model_copy(update={"data_workers": 3})
@@ -53,9 +55,9 @@ def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tup
 
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         monkeypatch.setattr(data, "connect", lambda _: nullcontext())
-        monkeypatch.setattr(data, "require_reachable", lambda places: seen.append(places))
+        monkeypatch.setattr(data, "require_reachable", lambda places, evidence: seen.extend(evidence))
         monkeypatch.setattr(ray.data, "from_items", from_items)
-        seen: list[dict[str, str]] = []
+        seen: list[Evidence] = []
         results = map_tasks(
             make,
             TASKS,
@@ -67,8 +69,9 @@ def mapped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tup
             weight=lambda task: task["stop"] - task["start"],
             **given,
         )
-        place = given["spread"].inputs.root if given else str(tmp_path)
-        assert [list(places.values()) for places in seen] == [[place]]
+        place = given["spread"].parts if given else str(tmp_path)
+        assert [each.place for each in seen] == [place]
+        assert not list(tmp_path.rglob(".scadm-probe-*"))
         return results, sets[0]
 
     return run
@@ -134,6 +137,28 @@ def test_what_the_user_can_mend_comes_back_from_a_task_and_from_its_making(
         mapped(lambda: refuse)
     with pytest.raises(ValueError, match="the weights are bad"):
         mapped(unmade)
+
+
+def test_an_actor_that_sees_another_folder_says_so(
+    mapped: Callable[..., tuple[list[Any], Rows]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(self: Rows, actor: type, **given: Any) -> Rows:
+        for path in tmp_path.iterdir():
+            path.write_bytes(b"another")
+        return simple(self, actor, **given)
+
+    simple = Rows.map
+    monkeypatch.setattr(session.time, "sleep", lambda _: None)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    monkeypatch.setattr(Rows, "map", elsewhere)
+    with pytest.raises(
+        ValueError, match=r"node \S+ \(10\.0\.0\.7\) does not see the stage's files in .*\.scadm-probe-"
+    ):
+        mapped(lambda: span)
+    # A finished out is not written to, but known by its manifest.
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"does not see the stage's files in .*it read manifest\.json with sha256"):
+        mapped(lambda: span)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -15,10 +15,12 @@ from ray.exceptions import ActorDiedError, GetTimeoutError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from scadm.cluster import session
 from scadm.cluster import train as cluster_train
 from scadm.cluster.board import Board
 from scadm.cluster.train import run_training
 from scadm.files import sharing
+from scadm.files.manifest import Manifest
 from scadm.files.store import Store
 from scadm.synthesis import part_ids
 from scadm.tracking import Tracked
@@ -77,12 +79,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
                 raise GetTimeoutError("the board's node is gone")
             return value
 
+        job = tiny.training_job(tmp_path)
+        Manifest(stage="latents").write(Path(job.shards))
         RestartingTrainer.starts = 0
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
         monkeypatch.setattr(ray, "get", get)
         monkeypatch.setattr(cluster_train, "get_device", lambda: torch.device("cpu"))
         monkeypatch.setattr(cluster_train, "connect", lambda _: nullcontext())
-        monkeypatch.setattr(cluster_train, "require_reachable", lambda _: None)
+        monkeypatch.setattr(cluster_train, "require_reachable", lambda *_: None)
         monkeypatch.setattr(cluster_train, "shown", lambda *_: nullcontext(HereBoard()))
         monkeypatch.setattr(cluster_train, "TorchTrainer", RestartingTrainer)
         monkeypatch.setattr(cluster_train, "is_complete", lambda _: next(completions))
@@ -90,7 +94,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
         monkeypatch.setattr(cluster_train, "train", train)
         monkeypatch.setattr(cluster_train, "ending", lambda _: nullcontext())
         try:
-            run_training(tiny.training_job(tmp_path), CLUSTER, Tracked("sqlite://", "1"), 0)
+            run_training(job, CLUSTER, Tracked("sqlite://", "1"), 0)
         finally:
             run.calls = calls  # type: ignore[attr-defined]
         return calls
@@ -210,3 +214,44 @@ def test_who_only_waits_for_a_run_does_not_say_how_it_ended(tmp_path: Path, monk
     with Lease(Store(job.run)), pytest.raises(KeyboardInterrupt):
         run_training(job, CLUSTER, Tracked("sqlite://", "1"), 0)
     assert said == []
+
+
+def in_the_run(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "run").iterdir() if path.name.startswith(".scadm")]
+
+
+def test_a_worker_that_sees_other_places_ends_the_training_at_once(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session.time, "sleep", lambda _: None)
+    fit = RestartingTrainer.fit
+
+    def without(names: str) -> Callable[[RestartingTrainer], None]:
+        def elsewhere(trainer: RestartingTrainer) -> None:
+            for path in tmp_path.glob(names):
+                path.write_bytes(b"another")
+            fit(trainer)
+
+        return elsewhere
+
+    for names, said in (
+        (
+            "run/.scadm-probe-*",
+            r"storage\.root .*run as this process does: it read \.scadm-probe-\w+ with sha256 \w+, exp",
+        ),
+        ("shards/manifest.json", r"the shards in .*it read manifest\.json with sha256"),
+    ):
+        monkeypatch.setattr(RestartingTrainer, "fit", without(names))
+        with pytest.raises(ValueError, match=rf"node \S+ \(127\.0\.0\.1\) does not see {said}"):
+            run(lambda: None)
+        assert run.calls == [] and RestartingTrainer.starts == 2, "the second start finds the refusal, and ends"
+        assert in_the_run(tmp_path) == []
+
+
+def test_the_token_is_there_as_long_as_it_trains_and_the_shards_are_left_alone(run: Any, tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    tiny.training_job(tmp_path)
+    before = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    run(lambda: seen.extend((in_the_run(tmp_path), sorted(path.name for path in (tmp_path / "shards").iterdir()))))
+    assert len(seen[0]) == 1 and seen[1] == sorted([*before, "manifest.json"])
+    assert in_the_run(tmp_path) == []

@@ -236,7 +236,12 @@ def test_what_a_run_needs() -> None:
     assert doctor.data_bytes(small) + doctor.storage_bytes(small) < 0.5e9
     assert 40e9 < doctor.data_bytes(paper) + doctor.storage_bytes(paper) < 80e9
     assert doctor.memory_bytes(small, trains_here=True) == pytest.approx(4e9, rel=0.02), "as README says"
-    assert doctor.memory_bytes(paper, trains_here=True) > 10e9 > doctor.memory_bytes(paper, trains_here=False)
+    training = doctor.memory_bytes(paper, trains_here=True) - doctor.memory_bytes(paper, trains_here=False)
+    assert training == pytest.approx(10.1e9, rel=0.01), "a checkpoint of 8.1 GB and the best weights, being written"
+    two = paper.model_copy(update={"cluster": paper.cluster.model_copy(update={"workers": 2})})
+    assert doctor.memory_bytes(two, trains_here=True) - doctor.memory_bytes(paper, trains_here=True) == pytest.approx(
+        8.08e9, rel=0.01
+    ), "moments that another worker reads"
 
 
 def test_a_need_that_is_nearly_met_is_a_note() -> None:

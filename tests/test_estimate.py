@@ -92,4 +92,5 @@ def test_it_is_said_in_a_person_s_units(paper: Params, estimated: Estimate) -> N
     said = describe(estimated, paper.training, workers=1, use_gpu=True)
     for part in ("M parameters", "GFLOP an image", "micro-batch of 8", "137000 steps of 48 images", "1 GPU(s)"):
         assert part in said
+    assert "the first worker's machine holds up to 9.41 GiB more" in said
     assert estimated.seconds(10, 1e9) == pytest.approx(10 * estimated.flops_per_image / 1e9)

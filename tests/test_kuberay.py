@@ -9,6 +9,10 @@ import yaml
 from infra_files import INFRA, PINNED, README, ROOT, drained, load, stage
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
+from scadm import profiles
+from scadm.app import doctor
+from scadm.config import validate
+
 # Fields of KubeRay 1.6's ray.io/v1, as its API reference lists them, that a misspelt one would be missing from.
 CLUSTER_FIELDS = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec"}
 CLUSTER_FIELDS |= {"workerGroupSpecs"}
@@ -73,6 +77,15 @@ def test_the_autoscaler_sees_a_head_without_cpus_and_gpu_workers(cluster: dict[s
     assert nodes["gpu"]["resources"]["CPU"] >= 5, "a worker's own and loader_threads of profile celebamask-hq"
     assert (nodes["gpu"]["min_workers"], nodes["gpu"]["max_workers"]) == (0, 8)
     assert cluster["spec"]["rayVersion"] == PINNED["ray"]
+
+
+def test_a_worker_s_memory_holds_the_paper_s_checkpoints(cluster: dict[str, Any]) -> None:
+    paper = validate(yaml.safe_load(profiles.render("celebamask-hq", ROOT / "conf")), "celebamask-hq")
+    (group,) = cluster["spec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    for which in ("requests", "limits"):
+        gib = int(container["resources"][which]["memory"].removesuffix("Gi"))
+        assert 1.2 * doctor.memory_bytes(paper, trains_here=True) < gib * 2**30
 
 
 def test_the_cluster_asks_for_a_token_and_the_readme_makes_it(cluster: dict[str, Any], job: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ The nodes are of this process: a task on one is the real function, called here. 
 """
 
 import base64
+import hashlib
 import http.server
 import shutil
 import threading
@@ -19,7 +20,8 @@ from ray.exceptions import GetTimeoutError
 
 from scadm import jobs
 from scadm.cluster import session
-from scadm.cluster.session import require_reachable
+from scadm.cluster.evidence import content, token
+from scadm.cluster.session import require_reachable, require_seen
 from scadm.config import ClusterConfig
 
 
@@ -29,6 +31,7 @@ def node(name: str, host: str, **given: Any) -> dict[str, Any]:
 
 
 FIRST, SECOND, THIRD, FOURTH = (digit * 56 for digit in "abcd")  # node ids, as Ray makes them
+OTHER = hashlib.sha256(b"another").hexdigest()[:16]
 HEAD, WORKER = node(FIRST, "head"), node(SECOND, "gpu-7")
 
 
@@ -112,12 +115,12 @@ def test_a_node_that_sees_another_folder_is_named(cluster: Any, tmp_path: Path) 
     def other_disk(name: str) -> None:
         if name == SECOND:
             for path in tmp_path.iterdir():
-                path.write_text("another token")
+                path.write_text("another")
 
     cluster(HEAD, WORKER, before=other_disk)
     with pytest.raises(
         ValueError,
-        match=rf"node gpu-7 \(10\.0\.0\.1\) does not see storage\.root {tmp_path} .*another token, expected \w{{32}}",
+        match=rf"node gpu-7 \(10\.0\.0\.1\) does not see storage\.root {tmp_path} .*sha256 {OTHER}, expected \S+ with",
     ) as caught:
         require_reachable({"storage.root": str(tmp_path)})
     assert "Mount the same folder" in str(caught.value) and "s3://" in str(caught.value)
@@ -129,6 +132,56 @@ def test_a_node_without_the_folder_or_credentials_is_named(cluster: Any, tmp_pat
     cluster(HEAD, WORKER, before=lambda name: shutil.rmtree(place))
     with pytest.raises(ValueError, match=r"head .* does not see storage.root file://.*FileNotFoundError.*credentials"):
         require_reachable({"storage.root": f"file://{place}"})
+
+
+def test_an_out_is_compared_by_its_manifest_and_not_written_to(cluster: Any, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").chmod(0o400)
+    tmp_path.chmod(0o500)
+    shards = content("the shards in", str(tmp_path))
+    seen: list[list[str]] = []
+    asked = cluster(HEAD, WORKER, before=lambda name: seen.append(left(tmp_path)))
+    require_reachable({}, [shards])
+    assert asked == [FIRST, SECOND] and seen == 2 * [["manifest.json"]]
+    tmp_path.chmod(0o700)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"head .* does not see the shards in .*FileNotFoundError"):
+        require_reachable({}, [shards])
+    with pytest.raises(ValueError, match=r"this process cannot read manifest\.json of the shards in .*dvc repro"):
+        content("the shards in", str(tmp_path))
+
+
+def test_a_worker_looks_itself_and_again_where_a_network_may_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.7")
+    monkeypatch.setattr(session.socket, "gethostname", lambda: "late")
+    monkeypatch.setattr(session.time, "sleep", waited.append)
+    with token("storage.root", str(tmp_path)) as shown:
+        require_seen([shown])
+        path = tmp_path / shown.file
+        path.rename(tmp_path / "away")
+        with pytest.raises(
+            ValueError, match=rf"node late \(10\.0\.0\.7\) does not see storage\.root {tmp_path} .*Error"
+        ):
+            require_seen([shown])
+        assert len(waited) == 2
+        monkeypatch.setattr(session.time, "sleep", lambda _: (tmp_path / "away").rename(path))
+        require_seen([shown])
+    assert left(tmp_path) == []
+
+
+def test_a_token_goes_at_the_end_and_one_of_a_killed_process_with_the_next(tmp_path: Path) -> None:
+    for name in (".scadm-probe-old", ".other", "part"):
+        (tmp_path / name).write_text("")
+    with token("storage.root", str(tmp_path)):
+        assert len(left(tmp_path)) == 4, "others may be at work in the place"
+    with token("storage.root", str(tmp_path), sole=True):
+        assert len(left(tmp_path)) == 3
+    assert sorted(left(tmp_path)) == [".other", "part"]
+    with token("storage.root", f"file://{tmp_path}/new", sole=True):
+        pass
 
 
 def test_a_place_that_cannot_be_written_to_is_said(cluster: Any, tmp_path: Path) -> None:

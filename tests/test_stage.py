@@ -454,12 +454,14 @@ EVERYWHERE = {
     "scadm/files/store.py",  # likewise
     "scadm/files/weights.py",  # weights on disk and strictly back: the values stay the same
     "scadm/files/checkpoint.py",  # likewise
+    "scadm/files/tensors.py",
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "scadm/tracking").glob("*.py")),  # what MLflow shows
     "scadm/lineage.py",  # its tags, and names of parameters
     "scadm/redaction.py",  # what is left out of it
     "scadm/cluster/__init__.py",
     "scadm/cluster/data.py",  # runs the stages' own functions, wherever there is room
     "scadm/cluster/session.py",
+    "scadm/cluster/evidence.py",  # who may run them
     "scadm/cluster/launch.py",  # a stage as a job: the same program elsewhere
     "scadm/cluster/follow.py",
     "scadm/cluster/upload.py",

@@ -196,13 +196,12 @@ def storage_bytes(params: Params) -> int:
 
 
 def memory_bytes(params: Params, trains_here: bool) -> int:
-    """Free memory for a run: 4 GB as README says, of which Ray's object store is a part, and the weights of training.
+    """Free memory for a run: 4 GB as README says, of which Ray's object store is a part, and what training adds."""
+    from scadm.training.estimate import host_bytes
 
-    On a GPU a worker holds the weights and their average here while it reads them; else all of its state.
-    """
-    worker = (8 if params.cluster.use_gpu else 20) * _weights(params)
-    workers = max(params.cluster.workers, 1) if trains_here else 0
-    return 3_400_000_000 + params.cluster.object_store_mb * 10**6 + workers * worker
+    workers = max(params.cluster.workers, 1)
+    training = host_bytes(_weights(params), workers, params.cluster.use_gpu) if trains_here else 0
+    return 3_400_000_000 + params.cluster.object_store_mb * 10**6 + training
 
 
 def _enough(what: str, found: str, free: int, need: int, remedy: str) -> Finding:

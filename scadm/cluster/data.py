@@ -4,6 +4,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.annotations import RayDeprecationWarning
 
-from scadm.cluster.session import connect, is_remote, require_reachable
+from scadm.cluster.evidence import Evidence, content, token
+from scadm.cluster.session import connect, is_remote, require_reachable, require_seen
 from scadm.config import ClusterConfig
-from scadm.files.manifest import DISK_FULL
+from scadm.files.manifest import DISK_FULL, FILE_NAME
 from scadm.files.sharing import Spread, Spreading
 from scadm.progress import bar
 
@@ -39,6 +41,16 @@ def _refuse(error: ValueError, **_: Any) -> None:
     raise error
 
 
+def _shown(folder: Path, spread: Spread | None) -> AbstractContextManager[Evidence]:
+    """What every actor must see. Where the tasks only read a finished out, nothing is written there."""
+    if spread is not None:
+        return token("storage.root", spread.parts)
+    place = str(folder)
+    if (folder / FILE_NAME).is_file():
+        return nullcontext(content("the stage's files in", place))
+    return token("the stage's files in", place, sole=True)
+
+
 def map_tasks(
     make: Callable[[], Callable[..., Any]],
     tasks: list[Task],
@@ -57,18 +69,17 @@ def map_tasks(
     An actor takes a GPU where `use_gpu` is set. `folder` is where the tasks read or write; a bar counts `weight`
     units of each. Where nodes share no folder, `spread` has the inputs at hand on each, and the file that a task makes
     in `folder`, which `makes` names, gathered here. Raises the ValueError that a task or `make` has raised, an OSError
-    where a disk is full, and ValueError where the cluster has nodes that cannot reach `folder` or the storage root.
+    where a disk is full, and ValueError where a node does not see `folder`, or the storage root, as this process does.
     """
-    places = {"the stage's files in": str(folder)}
     given_tasks: list[Task] = tasks
     if spread is not None:
-        places = {"storage.root": spread.inputs.root}
         make = partial(Spreading, make, spread)
         given_tasks = [{"part": makes(task) if makes else None, "task": task} for task in tasks]
 
     class Actor:
         def __init__(self) -> None:
             try:
+                require_seen([evidence])
                 self.function = make()
             except ValueError as error:
                 self.function = partial(_refuse, error)
@@ -78,8 +89,8 @@ def map_tasks(
 
     rows = [{"index": i, "task": pickle.dumps(task)} for i, task in enumerate(given_tasks)]
     results: dict[int, Any] = {}
-    with connect(cluster):
-        require_reachable(places)
+    with connect(cluster), _shown(folder, spread) as evidence:
+        require_reachable({}, [evidence])
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings; our bar says what matters
         DataContext.get_current().enable_progress_bars = False
         with warnings.catch_warnings():

@@ -3,25 +3,28 @@
 import logging
 import os
 import socket
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+import ray.util
 import requests
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from scadm import jobs
+from scadm.cluster.evidence import Evidence, token
 from scadm.config import ClusterConfig
-from scadm.files.store import Store
 from scadm.redaction import brief, redacted
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
 _SECONDS_TO_ANSWER = 10
 _SECONDS_TO_LISTEN = 5
+_LOOKS = 3
+_BETWEEN_LOOKS = 5.0  # seconds
 
 
 def is_remote(cluster: ClusterConfig) -> bool:
@@ -37,12 +40,13 @@ def _is_server(address: str) -> bool:
     return address.startswith(("http://", "https://"))
 
 
-def require_reachable(places: Mapping[str, str]) -> None:
+def require_reachable(places: Mapping[str, str], evidence: Sequence[Evidence] = ()) -> None:
     """Raise ValueError unless every node with CPUs reaches `places`, which are addresses by what they are for.
 
-    Into a folder, local or remote, this process writes a token that a task on each node reads back, and removes it. A
-    server of MLflow is asked from each node. A local tracking store does on one machine only. On a Ray of one node,
-    this process's own, there is nothing to try.
+    In a folder, local or remote, this process leaves a token meanwhile that a task on each node reads, and `evidence`
+    is read likewise. A server of MLflow is asked from each node. A local tracking store does on one machine only. On a
+    Ray of one node, this process's own, there is nothing to try. Of nodes that are not there yet nothing is known:
+    what runs there asks itself (`require_seen`).
     """
     here = ray.get_runtime_context().get_node_id()
     nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -50,17 +54,14 @@ def require_reachable(places: Mapping[str, str]) -> None:
     _refuse_local_stores(places, {node["NodeManagerHostname"] for node in nodes})
     if [node["NodeID"] for node in at_work] == [here]:
         return
-    token, tokens = uuid.uuid4().hex, {}
-    try:
-        for what, place in places.items():
-            if not _is_local_store(place) and not _is_server(place):
-                tokens[what] = Store(place)
-                _written(what, tokens[what], token)
-        asked = {what: place for what, place in places.items() if not _is_local_store(place)}
+    servers = {what: place for what, place in places.items() if _is_server(place)}
+    folders = {what: place for what, place in places.items() if what not in servers and not _is_local_store(place)}
+    with ExitStack() as stack:
+        shown = [*(stack.enter_context(token(what, place)) for what, place in folders.items()), *evidence]
         found = {
             ray.remote(_look)
             .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-            .remote(asked, token): node
+            .remote(servers, shown): node
             for node in at_work
         }
         for answer, node in found.items():
@@ -72,48 +73,29 @@ def require_reachable(places: Mapping[str, str]) -> None:
                     f"node {name} ran no task within {_SECONDS_TO_READ} s ({type(error).__name__}: "
                     f"{' '.join(str(error).split())[:300]}). Its logs say why; let it leave the cluster, or mend it."
                 ) from None
-            for what, place in asked.items():
-                if said[what] != _right(place, token):
-                    raise ValueError(_unreachable(name, what, place, said[what], token))
-    finally:
-        for store in tokens.values():
-            _remove(store, token)
+            expected = [(what, place, "answers") for what, place in servers.items()]
+            for what, place, right in expected + [(each.what, each.place, each.expected) for each in shown]:
+                if said[what] != right:
+                    raise ValueError(_unreachable(name, what, place, said[what], right))
 
 
-def _token_name(token: str) -> str:
-    return f".scadm-probe-{token}"
+def _look(servers: Mapping[str, str], shown: Sequence[Evidence]) -> dict[str, str]:
+    """On a node: what each server and each place says of itself, or the reason why not."""
+    return {what: _answer(place) for what, place in servers.items()} | {each.what: each.found() for each in shown}
 
 
-def _right(place: str, token: str) -> str:
-    return "answers" if _is_server(place) else token
-
-
-def _written(what: str, store: Store, token: str) -> None:
-    try:
-        store.write(_token_name(token), token.encode())
-    except OSError as error:
-        raise ValueError(
-            f"this process cannot write to {what} {redacted(store.root)} ({redacted(str(error))}), so no result could "
-            "be kept there. Check that the place exists and that this node may write to it (for s3://, the nodes' own "
-            "AWS_* variables)."
-        ) from None
-
-
-def _remove(store: Store, token: str) -> None:
-    with suppress(OSError):
-        store.filesystem.delete_file(f"{store.path}/{_token_name(token)}")
-
-
-def _look(places: Mapping[str, str], token: str) -> dict[str, str]:
-    """On a node: what each place holds under the token's name, or says of itself, or the reason why not."""
-    return {what: _answer(place) if _is_server(place) else _read(place, token) for what, place in places.items()}
-
-
-def _read(place: str, token: str) -> str:
-    try:
-        return Store(place).read(_token_name(token)).decode(errors="replace")
-    except Exception as error:  # whatever the file system, the network or a missing credential does
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+def require_seen(evidence: Sequence[Evidence]) -> None:
+    """On a worker, as it starts: raise ValueError, naming the node, unless it sees the places that the driver sees."""
+    for each in evidence:
+        said = each.found()
+        for _ in range(_LOOKS - 1):  # a network fails for a moment, and a restart must outlive that
+            if said == each.expected:
+                break
+            time.sleep(_BETWEEN_LOOKS)
+            said = each.found()
+        if said != each.expected:
+            node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
+            raise ValueError(_unreachable(node, each.what, each.place, said, each.expected))
 
 
 def _answer(address: str) -> str:

@@ -21,7 +21,8 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from scadm.cluster.board import Remote, shown
-from scadm.cluster.session import connect, require_reachable
+from scadm.cluster.evidence import content, token
+from scadm.cluster.session import connect, require_reachable, require_seen
 from scadm.config import ClusterConfig
 from scadm.files.checkpoint import is_complete
 from scadm.files.manifest import DISK_FULL
@@ -113,6 +114,7 @@ def _worker(config: dict[str, Any]) -> None:
     # One worker of each node measures it.
     every = config["machine_metrics_s"] if context.get_local_rank() == 0 else 0
     try:
+        require_seen(config["evidence"])
         with (
             machine_metrics(tracked, ray.util.get_node_ip_address(), every, say=say),
             RunLogger(tracked, say=say) if worker.leads else nullcontext() as logger,
@@ -170,14 +172,21 @@ def _say(text: str) -> None:
 def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
     storage, name = os.path.split(job.run)
     # Signals after the connection: Ray takes SIGTERM for itself when it is made, and would end this process at once.
-    with connect(cluster), stopping(_say) as stop, shown("training", stop) as board:
-        require_reachable({"storage.root": job.run, "tracking.uri": tracked.uri, "the shards in": job.shards})
+    with (
+        connect(cluster),
+        stopping(_say) as stop,
+        shown("training", stop) as board,
+        token("storage.root", job.run, sole=True) as written,  # for nodes that join later, as long as it trains
+    ):
+        evidence = [written, content("the shards in", job.shards)]
+        require_reachable({"tracking.uri": tracked.uri}, evidence)
         trainer = TorchTrainer(
             _worker,
             train_loop_config={
                 "job": job,
                 "tracked": tracked,
                 "board": board,
+                "evidence": evidence,
                 "machine_metrics_s": machine_metrics_s,
             },
             scaling_config=ScalingConfig(num_workers=_workers(cluster), use_gpu=cluster.use_gpu),

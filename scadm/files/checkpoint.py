@@ -6,30 +6,42 @@ their recorded sizes; loading also compares their sha256.
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from scadm import faces
 from scadm.files.manifest import FILE_NAME
 from scadm.files.store import Store
+from scadm.files.tensors import pieces
 
 RESUMABLE = "checkpoints"
 """Folder in a run's of the checkpoints that it can be resumed from."""
 
 
-def write_checkpoint(store: Store, tensors: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
-    """Write groups of tensors and a configuration, the manifest last."""
-    files = {
-        f"{name}.safetensors": save({k: t.contiguous() for k, t in group.items()}) for name, group in tensors.items()
-    }
-    files["config.json"] = json.dumps({"labels": faces.LABELS, **config}, indent=1, sort_keys=True).encode()
-    entries = {}
-    for name, data in files.items():
-        store.write(name, data)
-        entries[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+def write_checkpoint(store: Store, groups: dict[str, dict[str, Tensor]], config: dict[str, Any]) -> None:
+    """Write groups of tensors and a configuration, the manifest last. No more than one tensor is in memory twice."""
+    described = json.dumps({"labels": faces.LABELS, **config}, indent=1, sort_keys=True).encode()
+    entries = {f"{name}.safetensors": _written(store, f"{name}.safetensors", pieces(t)) for name, t in groups.items()}
+    entries["config.json"] = _written(store, "config.json", [described])
     store.write(FILE_NAME, json.dumps(entries, indent=1, sort_keys=True).encode())
+
+
+def _written(store: Store, name: str, given: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file from its pieces; returns what the manifest says of it."""
+    hash, size = hashlib.sha256(), 0
+
+    def seen() -> Iterator[bytes | memoryview]:
+        nonlocal size
+        for piece in given:
+            hash.update(piece)
+            size += len(piece)
+            yield piece
+
+    store.write(name, seen())
+    return {"sha256": hash.hexdigest(), "bytes": size}
 
 
 def copy_checkpoint(source: Store, target: Store) -> None:
@@ -48,8 +60,7 @@ def _entries(store: Store) -> dict[str, Any]:
 
 def _verified(store: Store, name: str, entries: dict[str, Any]) -> bytes:
     data = store.read(name)
-    found = hashlib.sha256(data).hexdigest()
-    if found != entries[name]["sha256"]:
+    if (found := hashlib.sha256(data).hexdigest()) != entries[name]["sha256"]:
         raise ValueError(
             f"{store.root}/{name} has sha256 {found}, its manifest says {entries[name]['sha256']}: it was changed "
             "or damaged. Delete this checkpoint; the one before it will be used."
@@ -70,14 +81,13 @@ def is_complete(store: Store) -> bool:
 
 def read_checkpoint(store: Store, groups: list[str]) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The named groups of tensors and the configuration. Raises ValueError where a file is not what was written."""
-    entries, data = _entries(store), {}
-    for name in [*(f"{group}.safetensors" for group in groups), "config.json"]:
+    entries = _entries(store)
+    for name in (*(f"{group}.safetensors" for group in groups), "config.json"):
         if name not in entries:
             raise ValueError(f"{store.root} holds {sorted(entries)}, expected also {name}.")
-        data[name] = _verified(store, name, entries)
-    config = json.loads(data["config.json"])
+    config = json.loads(_verified(store, "config.json", entries))
     faces.require_labels(config["labels"], f"{store.root}/config.json")
-    return {group: load(data[f"{group}.safetensors"]) for group in groups}, config
+    return {group: load(_verified(store, f"{group}.safetensors", entries)) for group in groups}, config
 
 
 def read_config(store: Store) -> dict[str, Any]:

@@ -37,14 +37,15 @@ def digest(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all."""
+def write_atomically(path: Path, content: bytes | str | Iterable[bytes | memoryview]) -> None:
+    """Write a file whole or not at all, from its content or the pieces of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

@@ -1,8 +1,8 @@
 """Folders of files, on this machine or at an address."""
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyarrow import fs
@@ -33,6 +33,11 @@ def _is_of_store(error: OSError) -> bool:
     return error.errno is None and bool(frames) and frames[-1].f_globals["__name__"].startswith("pyarrow.")
 
 
+_PIECE = 16 << 20
+_UNDERWAY = 64 << 20
+"""Bytes that may be on their way at once. A remote file system sends behind our back, and keeps what it has yet to."""
+
+
 class Store:
     """A folder, local or remote (any URI that pyarrow's filesystems understand)."""
 
@@ -51,14 +56,29 @@ class Store:
         with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
             return file.read()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Whole or not at all. Raises OSError where the disk is full or the address cannot be reached."""
+    def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
+        """Whole or not at all, from the data or the pieces of it.
+
+        Raises OSError where the disk is full or the address cannot be reached.
+        """
         if self.local:
             write_atomically(Path(self.path) / name, data)
             return
         self.filesystem.create_dir(self.path, recursive=True)
-        with self.filesystem.open_output_stream(f"{self.path}/{name}") as file:
-            file.write(data)
+        try:
+            with self.filesystem.open_output_stream(f"{self.path}/{name}", compression=None) as file:
+                underway = 0
+                for piece in (data,) if isinstance(data, bytes) else data:
+                    for start in range(0, len(piece), _PIECE):
+                        file.write(memoryview(piece)[start : start + _PIECE])
+                    underway += len(piece)
+                    if underway >= _UNDERWAY:
+                        file.flush()
+                        underway = 0
+        except BaseException:
+            with suppress(OSError):  # closing it has put in place what there was of it
+                self.delete_file(name)
+            raise
 
     def folders(self) -> list[str]:
         """Names of the folders inside, sorted."""

@@ -13,6 +13,8 @@ from scadm.faces import NUM_CLASSES
 from scadm.models.scadm import LATENT_FACTOR, SCADM
 
 _STATE_BYTES = 20  # of a parameter: float32 weight, gradient, AdamW's two moments, and the moving average
+_COPY_BYTES = 20  # copies of weight, average and moments for the checkpoint that is written, and of the best average
+_READ_BYTES = 16  # a checkpoint's largest group, AdamW's moments, on its way to a GPU: the file, and its tensors
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class Estimate:
     @property
     def bytes(self) -> int:
         return self.state_bytes + self.activation_bytes
+
+    @property
+    def copy_bytes(self) -> int:
+        """Of its machine's memory, which the first worker needs besides while a checkpoint is written."""
+        return _COPY_BYTES * self.parameters
 
     def seconds(self, images: int, flops_per_second: float) -> float:
         return images * self.flops_per_image / flops_per_second
@@ -93,6 +100,13 @@ def estimate(config: ModelConfig, latent_channels: int, resolution: int, trainin
     )
 
 
+def host_bytes(parameters: int, workers: int, use_gpu: bool) -> int:
+    """The part of a machine's memory that grows with the parameters, where all `workers` are on it."""
+    if use_gpu:  # reading is over before anything is written
+        return (_COPY_BYTES + (workers - 1) * _READ_BYTES) * parameters
+    return (_COPY_BYTES + workers * _STATE_BYTES) * parameters
+
+
 def _duration(hours: float) -> str:
     return f"{hours:.2g} h" if hours >= 1 else f"{60 * hours:.2g} min"
 
@@ -106,7 +120,8 @@ def describe(found: Estimate, training: TrainingConfig, *, workers: int, use_gpu
         f"{found.parameters / 1e6:.1f} M parameters, {found.flops_per_image / 1e9:.1f} GFLOP an image (forward and "
         f"backward), about {found.bytes / 2**30:.2f} GiB a worker: {found.state_bytes / 2**30:.2f} for weights, "
         f"gradients, AdamW and EMA, {found.activation_bytes / 2**30:.2f} for a micro-batch "
-        f"of {training.micro_batch}.\n"
+        f"of {training.micro_batch}. While a checkpoint is written, the first worker's machine holds up to "
+        f"{found.copy_bytes / 2**30:.2f} GiB more.\n"
         f"{training.steps} steps of {training.batch_size} images are "
         f"{images * found.flops_per_image / 1e15:.3g} PFLOP, {_duration(hours)} if each of {max(workers, 1)} "
         f"{'GPU(s)' if use_gpu else 'core(s)'} sustains {rate / 1e12:g} TFLOP/s."

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from scadm.training import ema
 from scadm.training.job import TrainJob, Worker
 from scadm.training.objective import TrainingModule, device_batch, draw
 from scadm.training.rate import rate
-from scadm.training.state import GROUPS, TrainState
+from scadm.training.state import TrainState
 
 
 class Learnt(NamedTuple):
@@ -31,6 +32,10 @@ class Learnt(NamedTuple):
     norm: float
     """Of the gradient, before clipping."""
     rate: float
+
+
+def _group(checkpoint: Store, group: str) -> dict[str, Tensor]:
+    return patiently(checkpoint, lambda: read_checkpoint(checkpoint, [group])[0][group])
 
 
 class Learner:
@@ -42,9 +47,7 @@ class Learner:
         torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
         self.model = SCADM(job.model, job.latent_channels)
         if job.initial is not None and resumed is None:
-            initial = Store(job.initial)
-            tensors, _ = patiently(initial, lambda: read_checkpoint(initial, ["weights"]))
-            load_state(self.model, tensors["weights"], job.initial)
+            load_state(self.model, _group(Store(job.initial), "weights"), job.initial)
         channels_last(self.model.to(worker.device))
         self.model.unet.gradient_checkpointing = job.gradient_checkpointing
         module = TrainingModule(self.model, job.diffusion).to(worker.device)
@@ -58,8 +61,7 @@ class Learner:
             step=step,
         )
         if resumed is not None:
-            tensors, _ = patiently(resumed, lambda: read_checkpoint(resumed, GROUPS))
-            self.state.restore(tensors, step, resumed.root)
+            self.state.restore(partial(_group, resumed), step, resumed.root)
         if job.compile:
             module.compile()
         self.module: TrainingModule | DistributedDataParallel = module

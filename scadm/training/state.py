@@ -1,13 +1,12 @@
 """The state of a training run between two steps, and its way to and from named tensors."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from scadm.files.weights import load_state
-
-GROUPS = ["model", "average", "optimiser"]
 
 
 @dataclass
@@ -27,14 +26,16 @@ class TrainState:
         }
         return {"model": dict(self.model.state_dict()), "average": self.average, "optimiser": moments}
 
-    def restore(self, tensors: dict[str, dict[str, Tensor]], step: int, where: str) -> None:
-        load_state(self.model, tensors["model"], where)
-        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for name, tensor in tensors["average"].items():
+    def restore(self, read: Callable[[str], dict[str, Tensor]], step: int, where: str) -> None:
+        """As a checkpoint says, of which `read` gives a group. One is read after the other: they are large."""
+        load_state(self.model, read("model"), where)
+        for name, tensor in read("average").items():
             self.average[name].copy_(tensor)
-        tree = self.optimiser.state_dict()
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        tree, moments = self.optimiser.state_dict(), read("optimiser")
         tree["state"] = {}
-        for key, value in tensors["optimiser"].items():
+        for key in list(moments):
+            value = moments.pop(key)  # so that no more than one of them is held twice
             index, name = key.split(".", 1)
             # The moments in the memory layout of their weights, as the optimiser itself makes them.
             found = value if name == "step" else torch.empty_like(trained[int(index)]).copy_(value)
