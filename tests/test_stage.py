@@ -455,6 +455,7 @@ EVERYWHERE = {
     "scadm/files/weights.py",  # weights on disk and strictly back: the values stay the same
     "scadm/files/checkpoint.py",  # likewise
     "scadm/files/tensors.py",
+    "scadm/files/patience.py",  # how long a store that is away is waited for
     *(path.relative_to(ROOT).as_posix() for path in (ROOT / "scadm/tracking").glob("*.py")),  # what MLflow shows
     "scadm/lineage.py",  # its tags, and names of parameters
     "scadm/redaction.py",  # what is left out of it
