@@ -94,8 +94,7 @@ class Nodes:
         self._started = 0
 
     def __enter__(self) -> "Nodes":
-        head = (f"--port={self._port}", "--head", "--num-cpus=0", "--include-dashboard=false")
-        self._start("head", *head, f"--temp-dir={self._temporary}")
+        self._start("head", f"--port={self._port}", "--head", "--num-cpus=0", "--include-dashboard=false")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -144,10 +143,14 @@ class Nodes:
 
     def _start(self, name: str, *options: str) -> None:
         self._project.variables = self._token | {"SCADM_TEST_NODE": self._mark(name)}
+        # Each node unpacks a job's code into a folder of its own, as on machines of their own. In one that they share,
+        # a node that joins unpacks it anew, and deletes the folder that the others' processes are in.
+        temporary = Path(self._temporary) / str(self._started)
         log = self._folder / f"{name}.log"
         self._project.start(
             *("ray", "start", "--block", "--node-ip-address=127.0.0.1", f"--node-name={name}", *options),
             *(f"--dashboard-agent-listen-port={free_port()}", "--object-store-memory=100000000"),
+            f"--temp-dir={temporary}",
             log=log,
         )
         wait_for(f"the Ray node {name}", lambda: "Ray runtime started" in log.read_text(), 120)

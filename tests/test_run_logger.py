@@ -184,6 +184,14 @@ def test_pictures_that_wait_are_bounded() -> None:
     assert logger.close(timeout=0.1) == 20
 
 
+def test_pictures_are_not_kept_waiting_for_one_another(tracked: Tracked) -> None:
+    with RunLogger(tracked, every=3) as logger:
+        for step in range(20):
+            logger.picture(step, "samples", PICTURE)
+        wait_for("all of them", lambda: len(pictures(tracked)) == 20, 30)
+        assert logger.lost == 0
+
+
 def test_pictures_that_are_refused_do_not_keep_metrics_waiting(tracked: Tracked) -> None:
     said: list[str] = []
     with RunLogger(tracked, say=said.append, every=0, pause=0.01) as logger:

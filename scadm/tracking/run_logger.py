@@ -27,7 +27,7 @@ from scadm.tracking.store import Tracked, asking, impatient, warn
 METRICS_PER_CALL = 1000
 """MLflow's own limit."""
 
-_EVERY = 5.0  # seconds from one call to the next: a call takes the training's processor for about 0.1 s
+_EVERY = 5.0  # seconds until more is sent, once nothing waits: a call takes the training's processor for about 0.1 s
 _PAUSE = 5.0  # seconds after a call that failed
 _TRIES = 5  # of a picture, while metrics get through
 _PICTURES = 20  # that wait at a time: some megabytes each
@@ -245,7 +245,8 @@ class RunLogger:
                         self._tell(f"warning: MLflow at {self._where} did not take a picture: {brief(error)}.")
                     self._rest()
                 else:
-                    self._next_call = time.monotonic() + self._every
+                    if not (self._metrics or self._pictures):  # a picture is a call of its own
+                        self._next_call = time.monotonic() + self._every
                 finally:
                     with self._changed:
                         self._busy = False
