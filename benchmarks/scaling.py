@@ -28,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,8 +129,8 @@ def train(run: Path, params_path: Path) -> None:
     autoencoder = str(ROOT / "models/autoencoder")
     job = TrainJob.of(params, data, run=str(run), shards=str(shards), autoencoder=autoencoder, initial=None)
     tree = params.model_dump(mode="json")
-    tracked = tracking.open_run(params.tracking, run.parent, "k", name="k", params=tree, tags={}, dataset=None)
-    run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
+    opening = partial(tracking.open_run, params.tracking, run.parent, "k", name="k", params=tree, tags={}, dataset=None)
+    run_training(job, params.cluster, opening, params.tracking.machine_metrics_s)
 
 
 WAYS: dict[str, Callable[[Path, Setting], float]] = {"bare": bare, "torchrun": torchrun, "pipeline": pipeline}

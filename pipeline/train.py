@@ -1,6 +1,7 @@
 """Train SCA-DM on the latent shards, by Ray Train; run again, it resumes."""
 
 import json
+from functools import cache, partial
 
 from scadm import initial, lineage, tracking
 from scadm.cluster.train import run_training
@@ -29,20 +30,20 @@ def main(stage: Stage) -> None:
     cost = estimate(params.model, job.latent_channels, job.resolution, params.training)
     stage.say(f"run key {key}, {len(data.splits['train'])} faces")
     stage.say(describe(cost, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
-    tracked = tracking.open_run(
-        params.tracking,
-        stage.home,
-        key,
-        name=f"{params.project.data_name}-{job.resolution}-{key[:6]}",
-        params=params.model_dump(mode="json"),
-        tags=lineage.tags(stage.workspace, data.digest),
-        dataset=(params.project.data_name, shards, data.digest),
-    )
+    logged = {
+        "name": f"{params.project.data_name}-{job.resolution}-{key[:6]}",
+        "params": params.model_dump(mode="json"),
+        "tags": lineage.tags(stage.workspace, data.digest),
+        "dataset": (params.project.data_name, shards, data.digest),
+    }
+    # Once: at the end of a training, MLflow may be away.
+    open_run = cache(partial(tracking.open_run, params.tracking, stage.home, key, **logged))
     final = place / "final"
     if checkpoint.is_complete(final):
         stage.say(f"run {key} is finished: its weights are in {final.root}")
     else:
-        run_training(job, params.cluster, tracked, params.tracking.machine_metrics_s)
+        run_training(job, params.cluster, open_run, params.tracking.machine_metrics_s)
+    tracked = open_run()
     with tracking.ending(tracked):
         if sent := tracking.replay(tracked, journal.read(place)):
             stage.say(f"{sent} rows of metrics were sent to MLflow afterwards")

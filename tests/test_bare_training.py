@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from projects import Project, wait_for
 
 from scadm.files.checkpoint import complete_steps, is_complete
 from scadm.files.store import Store
+from scadm.stopping import Stop
+from scadm.training.__main__ import TerminalHooks
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +50,12 @@ def test_it_trains_where_neither_ray_nor_mlflow_is_and_resumes_what_was_stopped(
     assert f"resuming from step {newest} of 12" in done.stdout
     final = "final/weights.safetensors"
     assert (stopped / final).read_bytes() == (whole / final).read_bytes()
+
+
+def test_a_picture_that_does_not_fit_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "samples").write_text("no folder")
+    TerminalHooks(tmp_path, Stop()).picture(5, "samples", np.zeros((4, 4, 3), np.uint8))
+    assert "warning: a picture of step 5 could not be written" in capsys.readouterr().out
 
 
 def test_torchrun_starts_several(project: Project, tmp_path: Path) -> None:

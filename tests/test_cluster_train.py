@@ -94,7 +94,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
         monkeypatch.setattr(cluster_train, "train", train)
         monkeypatch.setattr(cluster_train, "ending", lambda _: nullcontext())
         try:
-            run_training(job, CLUSTER, Tracked("sqlite://", "1"), 0)
+            run_training(job, CLUSTER, lambda: Tracked("sqlite://", "1"), 0)
         finally:
             run.calls = calls  # type: ignore[attr-defined]
         return calls
@@ -212,7 +212,7 @@ def test_who_only_waits_for_a_run_does_not_say_how_it_ended(tmp_path: Path, monk
     monkeypatch.setattr(cluster_train, "ending", ending)
     monkeypatch.setattr(cluster_train, "attend", interrupted)
     with Lease(Store(job.run)), pytest.raises(KeyboardInterrupt):
-        run_training(job, CLUSTER, Tracked("sqlite://", "1"), 0)
+        run_training(job, CLUSTER, lambda: pytest.fail("a run in MLflow is its writer's to make"), 0)
     assert said == []
 
 

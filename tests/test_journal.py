@@ -1,6 +1,7 @@
 """metrics.jsonl: every metric once."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def test_no_step_twice_after_a_resume(tmp_path: Path) -> None:
         assert bool(resumed.add(step, {"loss": 9.0})) == (step > 4)
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
     assert rows(tmp_path)[3] == {"step": 4, "loss": 0.25}
+
+
+def test_rows_are_on_the_disk_before_a_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda file: synced.append(os.fstat(file).st_size))
+    journal = Journal(Store(str(tmp_path)))
+    journal.flush()  # nothing yet
+    journal.add(1, {"loss": 1.0})
+    journal.flush()
+    assert synced == [(tmp_path / NAME).stat().st_size]
 
 
 def test_each_metric_has_its_own_last_step(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from scadm.tracking import Tracked
 job = tiny.training_job(Path(sys.argv[1]))
 Manifest(stage="latents").write(Path(job.shards))
 cluster = tiny.CLUSTER.model_copy(update={"workers": 1, "max_failures": 1})
-run_training(replace(job, run="s3://faces/runs/key"), cluster, Tracked("sqlite:///none.db", "1"), 0)
+run_training(replace(job, run="s3://faces/runs/key"), cluster, lambda: Tracked("sqlite:///none.db", "1"), 0)
 """
 _MAP = """
 import sys

@@ -94,6 +94,25 @@ def test_the_best_weights_are_kept_also_over_a_restart(saver: Saver, tmp_path: P
     assert complete_steps(saver.run, BEST) == [2]
 
 
+def test_the_best_weights_are_those_of_the_lowest_loss_also_where_a_killed_start_went_further(saver: Saver) -> None:
+    saver.best(2.0, {"w": torch.tensor(1.0)}, {"step": 9})
+    saver.wait()
+    again = Saver(saver.run, saver.journal, keep=2, most_failures=3, require=lambda: None, say=print)
+    again.best(1.0, {"w": torch.tensor(2.0)}, {"step": 6})
+    again.close()
+    assert complete_steps(saver.run, BEST) == [6]
+
+
+def test_the_best_weights_of_a_step_that_is_done_again_stay(saver: Saver, disk: Disk) -> None:
+    saver.best(1.0, {"w": torch.tensor(1.0)}, {"step": 3})
+    saver.wait()
+    disk.full = True  # whoever wrote into their folder would fail, and leave less than there was
+    again = Saver(saver.run, saver.journal, keep=2, most_failures=3, require=lambda: None, say=print)
+    again.best(1.0 - 1e-7, {"w": torch.tensor(1.0)}, {"step": 3})
+    again.close()
+    assert again.failed == 0 and complete_steps(saver.run, BEST) == [3]
+
+
 def test_better_weights_that_could_not_be_written_are_not_the_best(saver: Saver, disk: Disk) -> None:
     disk.full = True
     saver.best(1.0, {"w": torch.tensor(1.0)}, {"step": 1})
@@ -150,6 +169,23 @@ def test_failures_that_persist_end_the_training(saver: Saver, disk: Disk) -> Non
         saver.checkpoint(3, group(3), CONFIG)
         saver.wait()
         saver.checkpoint(4, group(4), CONFIG)
+
+
+def test_a_lack_of_memory_is_a_failure_and_what_nobody_foresaw_ends_the_training(
+    saver: Saver, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = iter([MemoryError(), RuntimeError("a fault of the code")])
+
+    def fails(*_: Any) -> None:
+        raise next(errors)
+
+    monkeypatch.setattr(module, "write_checkpoint", fails)
+    for step in (1, 2):
+        saver.checkpoint(step, group(step), CONFIG)
+        saver.wait()
+    assert saver.failed == 1 and "the checkpoint of step 1 could not be written" in said[0]
+    with pytest.raises(RuntimeError, match="a fault of the code"):
+        saver.checkpoint(3, group(3), CONFIG)
 
 
 def test_checkpoints_that_never_fit_end_the_training_though_smaller_weights_do(

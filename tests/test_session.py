@@ -23,6 +23,8 @@ from scadm.cluster import session
 from scadm.cluster.evidence import content, token
 from scadm.cluster.session import require_reachable, require_seen
 from scadm.config import ClusterConfig
+from scadm.files import patience
+from scadm.files.store import Store
 
 
 def node(name: str, host: str, **given: Any) -> dict[str, Any]:
@@ -170,6 +172,26 @@ def test_a_worker_looks_itself_and_again_where_a_network_may_have_failed(
         monkeypatch.setattr(session.time, "sleep", lambda _: (tmp_path / "away").rename(path))
         require_seen([shown])
     assert left(tmp_path) == []
+
+
+def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    evidence = content("the shards in", str(tmp_path))
+    read, away, said = Store.read, iter(5 * [True]), []
+
+    def answers_late(store: Store, name: str) -> bytes:
+        if next(away, False):
+            raise OSError("AWS Error NETWORK_CONNECTION")
+        return read(store, name)
+
+    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
+    monkeypatch.setattr(Store, "local", False)
+    monkeypatch.setattr(Store, "read", answers_late)
+    require_seen([evidence], said.append)
+    assert said == [
+        f"warning: {tmp_path} cannot be read (AWS Error NETWORK_CONNECTION); trying again",
+        f"{tmp_path} can be read again",
+    ]
 
 
 def test_a_token_goes_at_the_end_and_one_of_a_killed_process_with_the_next(tmp_path: Path) -> None:

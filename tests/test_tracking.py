@@ -243,3 +243,7 @@ def test_mlflow_s_own_patience_is_given_back(monkeypatch: pytest.MonkeyPatch) ->
         assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "0"
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
+
+
+def test_what_ray_may_show_of_a_run_holds_no_password() -> None:
+    assert "secret" not in str(Tracked("http://user:secret@host:5000", "1"))

@@ -19,6 +19,7 @@ from scadm.precision import computes_in_bf16, mixed_precision
 from scadm.training.job import TrainJob, Worker
 from scadm.training.lease import Lease
 from scadm.training.loop import train
+from scadm.training.saver import Saver
 
 ALONE = Worker(0, 1, torch.device("cpu"))
 
@@ -100,6 +101,23 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert weights(job) == weights(finished[0])
     assert metrics(job, "train/loss") == metrics(finished[0], "train/loss")
     assert metrics(job, "validation/loss") == metrics(finished[0], "validation/loss")
+
+
+def test_a_run_that_ended_before_its_final_weights_writes_them(
+    folder: Path, tmp_path: Path, finished: tuple[TrainJob, tiny.Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise tiny.Killed
+
+    job = tiny.training_job(folder, run=str(tmp_path / "run"))
+    with monkeypatch.context() as patched, pytest.raises(tiny.Killed):
+        patched.setattr(Saver, "final", killed)
+        train(job, ALONE, tiny.Recorder())
+    assert complete_steps(Store(job.run)) == [6, 8] and not is_complete(Store(job.run) / "final")
+    hooks = tiny.Recorder()
+    train(job, ALONE, hooks)
+    assert weights(job) == weights(finished[0])
+    assert hooks.reports == [8] and hooks.logged == [], "nothing is logged twice"
 
 
 def test_a_killed_run_with_dropout_ends_with_the_same_weights(folder: Path, tmp_path: Path) -> None:
@@ -223,6 +241,18 @@ def test_two_ranks_train_like_one_and_need_neither_ray_nor_mlflow(
     run_ranks(2, tmp_path, _trains, job)
     for name in ("train/loss", "validation/loss", "train/grad_norm"):
         np.testing.assert_allclose(metrics(job, name), metrics(finished[0], name), rtol=2e-3, err_msg=name)
+
+
+def _stops(worker: Worker, job: TrainJob) -> None:
+    hooks = tiny.Recorder(stop_after=None if worker.leads else 0)  # what other ranks do is not counted
+    train(job, worker, hooks)
+    assert hooks.reports == [1]
+
+
+def test_any_rank_that_is_told_to_stop_stops_all(folder: Path, tmp_path: Path) -> None:
+    job = tiny.training_job(folder, run=str(tmp_path / "run"))
+    run_ranks(2, tmp_path, _stops, job)
+    assert complete_steps(Store(job.run)) == [1]
 
 
 def test_ranks_that_cannot_share_a_batch_equally_train_like_one(

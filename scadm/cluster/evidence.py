@@ -6,13 +6,15 @@ while a stage runs. So the driver hands evidence to each worker, which looks for
 
 import hashlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NamedTuple
 
 from pyarrow import fs
 
 from scadm.files.manifest import FILE_NAME
+from scadm.files.patience import patiently
 from scadm.files.store import Store
 from scadm.redaction import brief
 
@@ -27,10 +29,12 @@ class Evidence(NamedTuple):
     expected: str
     """What `found` says where the place is the same."""
 
-    def found(self) -> str:
-        """What this process finds there, or why it finds nothing."""
+    def found(self, say: Callable[[str], None] | None = None) -> str:
+        """What this process finds there, or why it finds nothing; with `say`, a store that is away is waited for."""
         try:
-            return _described(self.file, Store(self.place).read(self.file))
+            store = Store(self.place)
+            read = partial(store.read, self.file)
+            return _described(self.file, read() if say is None else patiently(store, read, say))
         except Exception as error:  # whatever the file system, the network or a missing credential does
             return f"{type(error).__name__}: {brief(error)}"
 

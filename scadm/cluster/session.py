@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from scadm import jobs
 from scadm.cluster.evidence import Evidence, token
 from scadm.config import ClusterConfig
+from scadm.files.patience import said_here
 from scadm.redaction import brief, redacted
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
@@ -84,15 +85,18 @@ def _look(servers: Mapping[str, str], shown: Sequence[Evidence]) -> dict[str, st
     return {what: _answer(place) for what, place in servers.items()} | {each.what: each.found() for each in shown}
 
 
-def require_seen(evidence: Sequence[Evidence]) -> None:
-    """On a worker, as it starts: raise ValueError, naming the node, unless it sees the places that the driver sees."""
+def require_seen(evidence: Sequence[Evidence], say: Callable[[str], None] = said_here) -> None:
+    """On a worker, as it starts: raise ValueError, naming the node, unless it sees the places that the driver sees.
+
+    A store that is away is waited for, and `say` gets what is said of it: a restart must outlive an outage.
+    """
     for each in evidence:
-        said = each.found()
-        for _ in range(_LOOKS - 1):  # a network fails for a moment, and a restart must outlive that
+        said = each.found(say)
+        for _ in range(_LOOKS - 1):  # a mount may come after the node
             if said == each.expected:
                 break
             time.sleep(_BETWEEN_LOOKS)
-            said = each.found()
+            said = each.found(say)
         if said != each.expected:
             node = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})"
             raise ValueError(_unreachable(node, each.what, each.place, said, each.expected))

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
@@ -80,7 +81,12 @@ class RayHooks:
         ray.train.report(metrics)
 
     def wish(self) -> Wish:
-        """Never waits: what was asked of the board after an earlier step is answered after a later one."""
+        """Rank 0, which has the logger, asks for all.
+
+        It never waits: what was asked of the board after an earlier step is answered after a later one.
+        """
+        if self.logger is None:
+            return Wish.NOTHING
         now = time.monotonic()
         if self._asked is None:
             if now < self._next_question:
@@ -114,7 +120,7 @@ def _worker(config: dict[str, Any]) -> None:
     # One worker of each node measures it.
     every = config["machine_metrics_s"] if context.get_local_rank() == 0 else 0
     try:
-        require_seen(config["evidence"])
+        require_seen(config["evidence"], say)
         with (
             machine_metrics(tracked, ray.util.get_node_ip_address(), every, say=say),
             RunLogger(tracked, say=say) if worker.leads else nullcontext() as logger,
@@ -147,10 +153,13 @@ def _is_own(error: ValueError) -> bool:
     return bool(modules) and modules[-1].startswith("scadm.")
 
 
-def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machine_metrics_s: int) -> None:
+def run_training(
+    job: TrainJob, cluster: ClusterConfig, open_run: Callable[[], Tracked], machine_metrics_s: int
+) -> None:
     """Train `job` on the cluster's workers, or in this process where `workers` is 0.
 
-    Each node is measured every `machine_metrics_s` seconds, if that is not 0.
+    `open_run` finds or makes the MLflow run; it is called by the run's one writer, so that no two are made. Each node
+    is measured every `machine_metrics_s` seconds, if that is not 0.
     Where another process trains it already, that one's end is awaited. Raises ValueError with the worker's own message
     where the user can mend the fault, and Stopped where the user ended it. A job is done when Ray says so and the
     final weights are there.
@@ -159,7 +168,7 @@ def run_training(job: TrainJob, cluster: ClusterConfig, tracked: Tracked, machin
     while not is_complete(run / FINAL):
         try:
             # Who only waits must not say in MLflow how the run has ended.
-            with Lease(run) as lease, ending(tracked):
+            with Lease(run) as lease, ending(tracked := open_run()):
                 return _run(replace(job, lease=lease.token), run, cluster, tracked, machine_metrics_s)
         except Taken as taken:
             attend(run, taken.holder, job.training.steps, _say)

@@ -7,13 +7,14 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
 from scadm.files.manifest import digest, sha256
-from scadm.files.patience import patiently
+from scadm.files.patience import patiently, said_here
 from scadm.files.store import Store
 
 CACHE_BYTES = 50_000_000_000
@@ -34,8 +35,14 @@ class ShardCache:
     The cache keeps to `limit` bytes over all folders that are read through it on this machine.
     """
 
-    def __init__(self, store: Store, limit: int = CACHE_BYTES, folder: Path | None = None) -> None:
-        self.store, self.limit = store, limit
+    def __init__(
+        self,
+        store: Store,
+        limit: int = CACHE_BYTES,
+        folder: Path | None = None,
+        say: Callable[[str], None] = said_here,
+    ) -> None:
+        self.store, self.limit, self.say = store, limit, say
         self.remote = "://" in store.root and not store.root.startswith("file://")
         self.top = folder or default_folder()
         self.folder = self.top / digest(store.root)[:16]
@@ -64,7 +71,7 @@ class ShardCache:
                 os.close(file)
 
     def _at_hand(self, name: str, size: int, content: str) -> Path:
-        return patiently(self.store, lambda: self._fetched(name, size, content))
+        return patiently(self.store, lambda: self._fetched(name, size, content), self.say)
 
     def _fetched(self, name: str, size: int, content: str) -> Path:
         path = self.folder / f"{content[:16]}-{name}"

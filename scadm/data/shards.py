@@ -8,7 +8,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from webdataset.writer import TarWriter
 
 from scadm.data.shard_cache import CACHE_BYTES, ShardCache
 from scadm.files.manifest import sha256, write_atomically
-from scadm.files.patience import patiently
+from scadm.files.patience import patiently, said_here
 from scadm.files.store import Store
 
 INDEX = "index.json"
@@ -128,13 +128,15 @@ class ShardReader:
 
     Remote shards are fetched whole, once a machine, into a cache of `cache_bytes` at most. Raises ValueError by name
     where a shard is missing, or is not the one that the index was written of: of a local one the size is compared, of
-    a fetched one also the sha256.
+    a fetched one also the sha256. `say` gets what is said where a store is away for a while.
     """
 
-    def __init__(self, root: str, split: str, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, root: str, split: str, cache_bytes: int = CACHE_BYTES, say: Callable[[str], None] = said_here
+    ) -> None:
         store = Store(root)
         try:
-            tree = json.loads(patiently(store, lambda: store.read(INDEX)))
+            tree = json.loads(patiently(store, lambda: store.read(INDEX), say))
         except FileNotFoundError:
             raise ValueError(
                 f"{root} has no {INDEX}, so it holds no finished shards. Run `dvc repro latents`."
@@ -146,7 +148,7 @@ class ShardReader:
                 self._samples += [(shard["name"], key, places) for key, *places in shard["samples"]]
         if not self._samples:
             raise ValueError(f"{root}/{INDEX} lists no samples of split {split!r}. Run `dvc repro latents`.")
-        self._cache = ShardCache(store, cache_bytes)
+        self._cache = ShardCache(store, cache_bytes, say=say)
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -116,10 +116,10 @@ def complete_steps(run: Store, kind: str = RESUMABLE) -> list[int]:
     return [int(n.removeprefix("step-")) for n in (run / kind).folders() if is_complete(run / kind / n)]
 
 
-def prune(run: Store, keep: int, kind: str = RESUMABLE) -> None:
-    """Delete all but the newest `keep` finished checkpoints of a kind, and what older, unfinished ones left."""
-    kept = complete_steps(run, kind)[-keep:]
-    for name in (run / kind).folders():
+def prune(run: Store, keep: int) -> None:
+    """Delete all but the newest `keep` finished checkpoints, and what older, unfinished ones left."""
+    kept = complete_steps(run)[-keep:]
+    for name in (run / RESUMABLE).folders():
         step = int(name.removeprefix("step-"))
         if kept and step < kept[0]:
-            (run / kind / name).delete()
+            (run / RESUMABLE / name).delete()

@@ -17,11 +17,11 @@ _FINAL_TEXTS = ("ACCESS_DENIED", "INVALID_ACCESS_KEY", "SIGNATURE_DOES_NOT_MATCH
 T = TypeVar("T")
 
 
-def _said_here(text: str) -> None:
+def said_here(text: str) -> None:
     print(text, flush=True)
 
 
-def patiently(store: Store, read: Callable[[], T], say: Callable[[str], None] = _said_here) -> T:
+def patiently(store: Store, read: Callable[[], T], say: Callable[[str], None] = said_here) -> T:
     """What `read` gives of `store`. While a remote one cannot be reached, it is tried again for up to `SECONDS`.
 
     Raises what `read` raises: at once from a local store, and where waiting does not help.

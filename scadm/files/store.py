@@ -57,7 +57,7 @@ class Store:
             return file.read()
 
     def write(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> None:
-        """Whole or not at all, from the data or the pieces of it.
+        """Whole or not at all, from the data or the pieces of it. What is small replaces what was there or leaves it.
 
         Raises OSError where the disk is full or the address cannot be reached.
         """
@@ -65,6 +65,7 @@ class Store:
             write_atomically(Path(self.path) / name, data)
             return
         self.filesystem.create_dir(self.path, recursive=True)
+        at_once = isinstance(data, bytes) and len(data) <= _PIECE
         try:
             with self.filesystem.open_output_stream(f"{self.path}/{name}", compression=None) as file:
                 underway = 0
@@ -76,8 +77,9 @@ class Store:
                         file.flush()
                         underway = 0
         except BaseException:
-            with suppress(OSError):  # closing it has put in place what there was of it
-                self.delete_file(name)
+            if not at_once:
+                with suppress(OSError):  # closing it has put in place what there was of it
+                    self.delete_file(name)
             raise
 
     def folders(self) -> list[str]:

@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow.tracking import MlflowClient
@@ -20,7 +20,8 @@ PATIENCE = 10
 class Tracked:
     """Which MLflow run a worker reopens."""
 
-    uri: str
+    uri: str = field(repr=False)
+    """It may hold a password, and Ray shows what its workers are given."""
     run_id: str
 
 

@@ -52,8 +52,11 @@ class TerminalHooks:
 
     def picture(self, step: int, name: str, image: NDArray[np.uint8]) -> None:
         folder = self.run / name
-        folder.mkdir(exist_ok=True)
-        Image.fromarray(image).save(folder / f"{step:08d}.webp", quality=90)
+        try:
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(image).save(folder / f"{step:08d}.webp", quality=90)
+        except OSError as error:  # a full disk: the training goes on
+            self.say(f"warning: a picture of step {step} could not be written ({error}).")
 
     def report(self, metrics: dict[str, float]) -> None:
         pass

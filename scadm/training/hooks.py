@@ -18,7 +18,7 @@ class Progress(Protocol):
 
 
 class Wish(IntEnum):
-    """What rank 0 has heard from outside; all ranks then do the same at the same step."""
+    """What a rank has heard from outside; all ranks then do the most that any of them has, at the same step."""
 
     NOTHING = 0
     LOOK = 1
@@ -28,7 +28,10 @@ class Wish(IntEnum):
 
 
 class Hooks(Protocol):
-    """What a run tells the outside. Only `report` and `losing_machine` are called on every rank, at the same steps."""
+    """What a run tells the outside. Only `report`, `wish` and `losing_machine` are called on every rank.
+
+    They are at the same steps.
+    """
 
     def say(self, text: str) -> None: ...
 
@@ -47,7 +50,7 @@ class Hooks(Protocol):
     def report(self, metrics: dict[str, float]) -> None: ...
 
     def wish(self) -> Wish:
-        """Asked on rank 0 after each step."""
+        """Asked on every rank after each step."""
         ...
 
     def losing_machine(self) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 import threading
 import time
+from pathlib import Path
 
 from scadm.files.store import Store
 
@@ -64,9 +65,17 @@ class Journal:
         with self._writing:
             if self.run.local:
                 self._append()
+                self._sync()
             elif self._written < (count := len(self.rows)):
                 self.run.write(NAME, _lines(self.rows[:count]))
                 self._written = count
+
+    def _sync(self) -> None:
+        """To the disk, as the checkpoint that follows: a machine that goes down loses neither or both."""
+        path = Path(self.run.path) / NAME
+        if path.exists():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
 
     def _append(self) -> None:
         count = len(self.rows)

@@ -1,7 +1,7 @@
 """One optimiser step: the model, its optimiser and its average, on one rank of several."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
@@ -34,20 +34,24 @@ class Learnt(NamedTuple):
     rate: float
 
 
-def _group(checkpoint: Store, group: str) -> dict[str, Tensor]:
-    return patiently(checkpoint, lambda: read_checkpoint(checkpoint, [group])[0][group])
-
-
 class Learner:
-    """Holds all that a step changes. Its state is that of the checkpoint `resumed`, or the initial one."""
+    """Holds all that a step changes. Its state is that of the checkpoint `resumed`, or the initial one.
 
-    def __init__(self, job: TrainJob, worker: Worker, resumed: Store | None, step: int) -> None:
+    `say` gets what is said where the store of a checkpoint is away for a while.
+    """
+
+    def __init__(
+        self, job: TrainJob, worker: Worker, resumed: Store | None, step: int, say: Callable[[str], None]
+    ) -> None:
+        def group(checkpoint: Store, name: str) -> dict[str, Tensor]:
+            return patiently(checkpoint, lambda: read_checkpoint(checkpoint, [name])[0][name], say)
+
         config = job.training
         self.job, self.worker = job, worker
         torch.manual_seed(job.seed)  # the initial weights, equal on all ranks
         self.model = SCADM(job.model, job.latent_channels)
         if job.initial is not None and resumed is None:
-            load_state(self.model, _group(Store(job.initial), "weights"), job.initial)
+            load_state(self.model, group(Store(job.initial), "weights"), job.initial)
         channels_last(self.model.to(worker.device))
         self.model.unet.gradient_checkpointing = job.gradient_checkpointing
         module = TrainingModule(self.model, job.diffusion).to(worker.device)
@@ -61,7 +65,7 @@ class Learner:
             step=step,
         )
         if resumed is not None:
-            self.state.restore(partial(_group, resumed), step, resumed.root)
+            self.state.restore(partial(group, resumed), step, resumed.root)
         if job.compile:
             module.compile()
         self.module: TrainingModule | DistributedDataParallel = module

@@ -19,13 +19,16 @@ from scadm.training.hooks import Hooks, Wish
 from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Journal
 from scadm.training.learner import Learner
-from scadm.training.parallel import agreed
+from scadm.training.parallel import agreed, greatest
 from scadm.training.samples import sample_grid
 from scadm.training.saver import FINAL, Saver
 from scadm.training.validation import Validation
 from scadm.training.window import Window
 
 FINISHED = -1
+
+
+def _unheard(_: str) -> None: ...
 
 
 def train(job: TrainJob, worker: Worker, hooks: Hooks) -> None:
@@ -64,15 +67,16 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
     """`saver` is rank 0's, and None on the others."""
     config, monitoring = job.training, job.monitoring
     newest = run / "checkpoints" / checkpoint_name(first) if first > 0 else None
-    learner = Learner(job, worker, newest, first)
+    say = hooks.say if worker.leads else _unheard  # one of the ranks tells of a store that is away
+    learner = Learner(job, worker, newest, first, say)
     average = learner.state.average
     if saver is not None:
         hooks.catch_up(saver.journal.rows)
         if newest is not None:
             hooks.say(f"resuming from step {first} of {config.steps}, checkpoint {newest.root}")
-    validation = Validation(job, worker)
+    validation = Validation(job, worker, say)
     loader = Loader(
-        ShardReader(job.shards, "train"),
+        ShardReader(job.shards, "train", say=say),
         seed=job.seed,
         batch=config.batch_size,
         micro_batch=config.micro_batch,
@@ -104,10 +108,10 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
         if saver is not None:
             saver.final(average, job.checkpoint_config(step))
 
-    if config.steps == 0:  # the initial weights as they are
-        validate(0)
-        finish(0)
-        hooks.report({"step": 0.0})
+    if first == config.steps:  # ended between its last checkpoint and its final weights, or no steps were asked for
+        validate(first)
+        finish(first)
+        hooks.report({"step": float(first)})
 
     losses: list[Tensor] = []
     window = (
@@ -122,7 +126,7 @@ def _train(job: TrainJob, worker: Worker, hooks: Hooks, run: Store, first: int, 
             bar.update(1)
 
         final = done == config.steps
-        wish = Wish(agreed(hooks.wish() if worker.leads else 0, worker))
+        wish = Wish(greatest(hooks.wish(), worker))
         asked = wish is Wish.STOP or (wish is Wish.LOOK and hooks.losing_machine())
         if done % monitoring.log_every == 0 or final:
             window.add_all(losses, worker)

@@ -16,6 +16,15 @@ def worker_mean(value: Tensor, worker: Worker) -> float:
     return value.item()
 
 
+def greatest(value: int, worker: Worker) -> int:
+    """The greatest of the ranks' values, on all ranks; called on all of them."""
+    if worker.ranks == 1:
+        return value
+    shared = torch.tensor(value, device=worker.device)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    return int(shared.item())
+
+
 def agreed(value: int, worker: Worker) -> int:
     """Rank 0's value, on all ranks; called on all of them."""
     if worker.ranks == 1:

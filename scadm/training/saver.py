@@ -13,7 +13,15 @@ from typing import Any
 
 from torch import Tensor
 
-from scadm.files.checkpoint import RESUMABLE, checkpoint_name, complete_steps, prune, read_config, write_checkpoint
+from scadm.files.checkpoint import (
+    RESUMABLE,
+    checkpoint_name,
+    complete_steps,
+    is_complete,
+    prune,
+    read_config,
+    write_checkpoint,
+)
 from scadm.files.store import Store
 from scadm.redaction import brief, redacted
 from scadm.training.journal import Journal
@@ -69,7 +77,7 @@ class Saver:
         self._in_a_row: Counter[str] = Counter()
         """By kind: that the best weights, which are smaller, can be written does not make up for a checkpoint."""
         self._reason = ""
-        self._refused: ValueError | None = None
+        self._refused: Exception | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._writing: dict[str, Future[None]] = {}
         self._lowest = self._lowest_loss()
@@ -112,9 +120,11 @@ class Saver:
         what = f"the best weights, of step {step},"
 
         def write() -> None:
-            _write(self.run / BEST / checkpoint_name(step), copied, config | {"validation_loss": loss})
+            # A step that is done again after a kill has these already: what differs is rounding.
+            if not is_complete(place := self.run / BEST / checkpoint_name(step)):
+                _write(place, copied, config | {"validation_loss": loss})
             self._lowest = loss
-            prune(self.run, 1, BEST)
+            self._tidy(lambda: self._drop_all_best_but(step))
 
         # Asked again after waiting for those before, which may be better.
         if loss < self._lowest and self._is_free(BEST, what) and loss < self._lowest:
@@ -160,9 +170,9 @@ class Saver:
             try:
                 self.require()
                 write()
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 self._count(kind, what, error, "Training goes on.")
-            except ValueError as error:
+            except Exception as error:  # nobody asks this thread how it ended: the next checkpoint raises it
                 self._refused = error
             else:
                 self._in_a_row[kind] = 0
@@ -172,10 +182,19 @@ class Saver:
     def _checkpoint(self, step: int, tensors: Groups, config: dict[str, Any]) -> None:
         self.journal.flush()  # first: what a training is resumed from has the metrics of all steps before it
         _write(self.run / RESUMABLE / checkpoint_name(step), tensors, config)
+        self._tidy(lambda: prune(self.run, self.keep))
+
+    def _tidy(self, delete: Callable[[], None]) -> None:
         try:
-            prune(self.run, self.keep)
+            delete()
         except OSError as error:
             self.say(f"warning: checkpoints that are no longer needed could not be deleted ({brief(error)}).")
+
+    def _drop_all_best_but(self, step: int) -> None:
+        """Also of later steps: what a killed start of the run came to, and this one did not."""
+        for name in (self.run / BEST).folders():
+            if name != checkpoint_name(step):
+                (self.run / BEST / name).delete()
 
     def _lowest_loss(self) -> float:
         """The validation loss of the best weights that an earlier start of the run has written."""
@@ -186,7 +205,7 @@ class Saver:
                 self.say(f"warning: these best weights do not count: {error}")
         return float("inf")
 
-    def _count(self, kind: str, what: str, error: OSError, then: str) -> None:
+    def _count(self, kind: str, what: str, error: Exception, then: str) -> None:
         self.failed += 1
         self._in_a_row[kind] += 1
         self._reason = brief(error)

@@ -1,5 +1,6 @@
 """How good the averaged weights are meanwhile: a loss that can be compared between steps and runs, and pictures."""
 
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor
 
 from scadm.data.loader import Batch, collate
 from scadm.data.shards import ShardReader
+from scadm.files.patience import patiently
 from scadm.files.sharing import at_hand
+from scadm.files.store import Store
 from scadm.first_stage import FirstStage, load_first_stage
 from scadm.models.scadm import SCADM
 from scadm.precision import Autocast
@@ -23,9 +26,10 @@ SHOWN = 6
 class Validation:
     """The averaged weights on the first validation samples, at fixed noise and timesteps that cover 0 .. T - 1."""
 
-    def __init__(self, job: TrainJob, worker: Worker) -> None:
-        self.job, self.worker = job, worker
-        reader = ShardReader(job.shards, "validation")
+    def __init__(self, job: TrainJob, worker: Worker, say: Callable[[str], None]) -> None:
+        """`say` gets what is said where a store is away for a while."""
+        self.job, self.worker, self.say = job, worker, say
+        reader = ShardReader(job.shards, "validation", say=say)
         count = min(job.monitoring.validation_samples, len(reader))
         self.count = count
         mine = list(range(worker.rank, count, worker.ranks))
@@ -59,7 +63,9 @@ class Validation:
 
     @cached_property  # rank 0 alone shows grids
     def first_stage(self) -> FirstStage:
-        return load_first_stage(at_hand(self.job.autoencoder), self.worker.device).model
+        place = self.job.autoencoder
+        folder = patiently(Store(place), lambda: at_hand(place), self.say)
+        return load_first_stage(folder, self.worker.device).model
 
     def synthesiser(self, average: dict[str, Tensor]) -> Synthesiser:
         self.model.load_state_dict(average)
