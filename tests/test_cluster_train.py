@@ -74,8 +74,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
             calls.append(RestartingTrainer.starts)
             loop()
 
-        def get(value: Any, timeout: float) -> Any:
-            if lost:
+        def get(value: Any, timeout: float | None = None) -> Any:
+            if lost and timeout is not None:  # a question to the board
                 raise GetTimeoutError("the board's node is gone")
             return value
 
@@ -84,6 +84,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[i
         RestartingTrainer.starts = 0
         monkeypatch.setattr(ray.train, "get_context", lambda: context)
         monkeypatch.setattr(ray, "get", get)
+        monkeypatch.setattr(ray, "put", lambda value: value)
         monkeypatch.setattr(cluster_train, "get_device", lambda: torch.device("cpu"))
         monkeypatch.setattr(cluster_train, "connect", lambda _: nullcontext())
         monkeypatch.setattr(cluster_train, "require_reachable", lambda *_: None)

@@ -156,7 +156,7 @@ def test_validation_of_the_training_draws_in_the_same_way(tmp_path: Path) -> Non
     from scadm.training.validation import Validation
 
     job = tiny.training_job(tmp_path)
-    validation = Validation(job, Worker(0, 1, torch.device("cpu")))
+    validation = Validation(job, Worker(0, 1, torch.device("cpu")), print)
     found = [validation.draws(batch) for batch in validation.batches]
     expected = fixed_draws(job.seed, list(range(4)), 4, (3, 4, 4), job.diffusion)
     assert torch.cat([drawn.t for drawn in found]).tolist() == expected.t.tolist() == [12, 37, 62, 87]

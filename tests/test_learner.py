@@ -75,7 +75,7 @@ def gradients_seen() -> Iterator[list[list[Tensor]]]:
 
 
 def _counts_reductions(worker: Worker, job: TrainJob) -> None:
-    learner = Learner(job, worker, None, 0)
+    learner = Learner(job, worker, None, 0, print)
     assert isinstance(learner.module, DistributedDataParallel)
     reduced: list[int] = []
 
@@ -119,7 +119,7 @@ def test_layers_compute_in_the_precision_asked_for_and_learn_in_float32(
     folder: Path, tmp_path: Path, precision: Precision, computed: torch.dtype
 ) -> None:
     job = job_with(folder, tmp_path / "run", precision=precision)
-    learner = Learner(job, ALONE, None, 0)
+    learner = Learner(job, ALONE, None, 0, print)
     outputs: dict[str, torch.dtype] = {}
 
     def look_at(name: str, module: nn.Module) -> None:

@@ -22,7 +22,7 @@ def test_the_autoencoder_is_read_once_for_all_grids(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(validation, "load_first_stage", counted)
     job = tiny.training_job(tmp_path)
-    found = Validation(job, Worker(0, 1, torch.device("cpu")))
+    found = Validation(job, Worker(0, 1, torch.device("cpu")), print)
     assert not read, "a rank that shows no grid needs none"
     first = found.synthesiser(tiny.model().state_dict())
     assert found.synthesiser(tiny.model().state_dict()).first_stage is first.first_stage

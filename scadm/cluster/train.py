@@ -4,9 +4,9 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from scadm.cluster.board import Remote, shown
-from scadm.cluster.evidence import content, token
+from scadm.cluster.evidence import Evidence, content, token
 from scadm.cluster.session import connect, require_reachable, require_seen
 from scadm.config import ClusterConfig
 from scadm.files.checkpoint import is_complete
@@ -109,23 +109,35 @@ class RayHooks:
         return bool(new)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What the driver gives each worker, by reference: Ray's controller need not read it, and shows nothing of it."""
+
+    job: TrainJob
+    tracked: Tracked
+    board: Any
+    evidence: Sequence[Evidence]
+    machine_metrics_s: float
+
+
 def _worker(config: dict[str, Any]) -> None:
-    context, board = ray.train.get_context(), config["board"]
+    given: Given = ray.get(config["given"])
+    context, board = ray.train.get_context(), given.board
     worker = Worker(context.get_world_rank(), context.get_world_size(), get_device())
     # Ray restarts the workers whatever the error was. After one that no restart mends, all ranks end at once, and
     # by rank 0's word, so that none of them waits for another; the driver then tells the reason.
     if agreed(int(worker.leads and _refusal(board) is not None), worker):
         return
-    tracked, say = config["tracked"], RayHooks(board, None).say
+    tracked, say = given.tracked, RayHooks(board, None).say
     # One worker of each node measures it.
-    every = config["machine_metrics_s"] if context.get_local_rank() == 0 else 0
+    every = given.machine_metrics_s if context.get_local_rank() == 0 else 0
     try:
-        require_seen(config["evidence"], say)
+        require_seen(given.evidence, say)
         with (
             machine_metrics(tracked, ray.util.get_node_ip_address(), every, say=say),
             RunLogger(tracked, say=say) if worker.leads else nullcontext() as logger,
         ):
-            train(config["job"], worker, RayHooks(board, logger))
+            train(given.job, worker, RayHooks(board, logger))
     except ValueError as error:
         if _is_own(error):
             with suppress(RayError):  # a board that was lost with its node: Ray's count of restarts ends it then
@@ -191,13 +203,7 @@ def _run(job: TrainJob, run: Store, cluster: ClusterConfig, tracked: Tracked, ma
         require_reachable({"tracking.uri": tracked.uri}, evidence)
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={
-                "job": job,
-                "tracked": tracked,
-                "board": board,
-                "evidence": evidence,
-                "machine_metrics_s": machine_metrics_s,
-            },
+            train_loop_config={"given": ray.put(Given(job, tracked, board, evidence, machine_metrics_s))},
             scaling_config=ScalingConfig(num_workers=_workers(cluster), use_gpu=cluster.use_gpu),
             run_config=RunConfig(
                 name=name,

@@ -1,17 +1,22 @@
 """Sampling: DDIM and DPM-Solver++ through diffusers' schedulers, at timesteps that are spaced in one of three ways."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from scadm.config import DiffusionConfig, SamplingConfig
 from scadm.diffusion.noise import SAMPLING, normal
 from scadm.diffusion.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
 Denoise = Callable[[Tensor, int], Tensor]
 """The guided prediction (noise or v) for x_t (B, C, h, w), all of it at the timestep t."""
@@ -59,6 +64,10 @@ def _scheduler(
     As Nichol and Dhariwal 2021, Section 4. On the long chain diffusers' DDIM would take T // steps for the distance to
     the next timestep, whatever the timesteps are.
     """
+    # Here, because most processes of a stage never sample, and the import takes seconds.
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
     alpha_bar = Schedule(diffusion).alpha_bar.double()[[0, *reversed(chain)]]
     options = {
         "num_train_timesteps": len(alpha_bar),
