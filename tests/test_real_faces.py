@@ -1,6 +1,5 @@
-"""All nine stages on real faces of CelebAMask-HQ, where a sample of the archive is at hand."""
+"""The data stages on real faces of CelebAMask-HQ, where a sample of the archive is at hand."""
 
-import json
 import zipfile
 from pathlib import Path
 
@@ -9,13 +8,15 @@ import pytest
 from PIL import Image
 from projects import Project
 
+from scadm.data.shards import ShardReader
 from scadm.data.tables import FaceTable
 from scadm.faces import LABELS
+from scadm.files.manifest import Manifest
 
 pytestmark = pytest.mark.slow
 
 
-def test_smoke_on_real_faces(shared: Path, tmp_path: Path) -> None:
+def test_real_faces_become_tables_and_shards(shared: Path, tmp_path: Path) -> None:
     archive = shared / "data" / "celebamask-hq-mini.zip"
     if not archive.is_file():
         pytest.skip(f"needs {archive}, a sample of CelebAMask-HQ in the official layout")
@@ -26,11 +27,12 @@ def test_smoke_on_real_faces(shared: Path, tmp_path: Path) -> None:
         tmp_path / "project",
         changes={"data.source": "celebamask-hq", "data.path": str(archive), "data.known_bad": known_bad},
     )
-    project.run("dvc", "repro")
-    rows = json.loads((project.folder / "reports/metrics.json").read_text())["reconstruction"]
-    assert set(rows) == {"style_blind", "own_colours", "model", "ceiling"}
-    registration = json.loads((project.folder / "reports/registration.json").read_text())
-    assert registration["model"] == "sca-dm-synthetic-smoke-64" and registration["version"] == "1"
+    project.run("dvc", "repro", "inspect", "latents")
+    splits = Manifest.read(project.folder / "data/shards").splits
+    assert sum(len(ids) for ids in splits.values()) == 120
+    readers = [ShardReader(str(project.folder / "data/shards"), split) for split in splits]
+    assert sum(len(reader) for reader in readers) == 120, "as many samples as faces"
+    assert (project.folder / "reports/data.html").is_file()
 
     table = FaceTable(project.folder / "data/onehot", None)
     assert len(table) == 120
