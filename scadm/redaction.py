@@ -69,6 +69,15 @@ def redacted_traceback(kind: type[BaseException], error: BaseException, at: Trac
     sys.stderr.flush()
 
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def one_line(error: BaseException | str, longest: int = 300) -> str:
+    """The whole of an error's message on one line, without secrets and colours; what is longer ends with ..."""
+    text = " ".join(_COLOUR.sub("", redacted(str(error))).split())  # redacted first: half a password is not known
+    return text if len(text) <= longest else f"{text[:longest]} ..."
+
+
 def brief(error: Any, longest: int = 300) -> str:
     """The first line of an error's message, without secrets, for a warning of one line."""
     lines = redacted(str(error)).strip().splitlines()

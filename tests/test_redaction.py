@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scadm.redaction import brief, redacted, redacted_traceback
+from scadm.redaction import HIDDEN, brief, one_line, redacted, redacted_traceback
 
 # As passwords and tokens are: with signs that addresses encode, and some that they do not.
 SECRETS = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ0123456789-_.~%+/=!$*", min_size=8, max_size=40).map("S3cr".__add__)
@@ -104,3 +104,9 @@ def test_an_error_in_one_line() -> None:
     assert brief(ValueError("http://a:S3cret@h failed\nand more")) == "http://***@h failed"
     assert brief(ValueError()) == "ValueError"
     assert len(brief("x" * 999)) == 300
+
+
+def test_a_message_of_several_coloured_lines_is_one_without_its_secrets() -> None:
+    error = ValueError("\x1b[36mray::Actor\x1b[39m died at\n   http://user:hunter2@host:1")
+    assert one_line(error) == f"ray::Actor died at http://{HIDDEN}@host:1"
+    assert one_line("word " * 100, 9) == "word word ..."

@@ -22,12 +22,11 @@ from typing import Any, Literal
 from scadm.app import machine
 from scadm.config import Params, load_params
 from scadm.data.fetch import is_address
-from scadm.redaction import redacted
+from scadm.redaction import one_line, redacted
 from scadm.stage import find_home, find_storage
 
 _GB = 10**9
 _INSTALL = "pip install -c constraints.txt -e ."
-_MOST = 300  # characters of a library's message
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,6 @@ class Finding:
         """The mark, the rest of its line, and the remedy's line where there is one; without passwords of addresses."""
         first = " " * (7 - len(self.mark)) + f"{self.what:<12}{redacted(self.found)}"
         return self.mark, first, *([f"{'':<19}-> {redacted(self.remedy)}"] if self.remedy else [])
-
-
-def _brief(error: BaseException | str) -> str:
-    """A message of whatever length and shape, on one line."""
-    text = " ".join(redacted(str(error)).split())  # first: half a password is not known for one
-    return text if len(text) <= _MOST else f"{text[:_MOST]} ..."
 
 
 def _set(change: str) -> str:
@@ -119,7 +112,7 @@ def repository() -> Iterator[Finding]:
         return
     listed = _answer(sys.executable, "-m", "dvc", "remote", "list")
     if not Path(".dvc").is_dir() or listed.returncode != 0:
-        found = _brief(listed.stderr) or "this folder has no .dvc"
+        found = one_line(listed.stderr) or "this folder has no .dvc"
         yield Finding("fault", "repository", found, "run this from the project's folder, or make it one: `dvc init`")
         return
     urls = [line.split()[1] for line in listed.stdout.splitlines() if len(line.split()) > 1]
@@ -301,7 +294,7 @@ def _look_for_gpus() -> Gpus:
         version=str(torch.__version__),
         for_gpus=torch.version.cuda is not None or torch.version.hip is not None,
         driver=shutil.which("nvidia-smi") is not None,
-        said=_brief("; ".join(str(warning.message) for warning in said)),
+        said=one_line("; ".join(str(warning.message) for warning in said)),
     )
 
 
@@ -371,7 +364,7 @@ def storage(params: Params) -> Iterator[Finding]:
         else:
             remedy = "check that storage.root in params.yaml is s3://bucket/path without ?options, that "
             remedy += "the bucket exists, and AWS_ACCESS_KEY_ID, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL and the like"
-        yield Finding("fault", "storage", f"cannot write to {root}: {_brief(error)}", remedy)
+        yield Finding("fault", "storage", f"cannot write to {root}: {one_line(error)}", remedy)
     else:
         yield Finding("ok", "storage", f"{root}: wrote, read and removed a file")
 
@@ -399,7 +392,7 @@ def mlflow(params: Params) -> Iterator[Finding]:
         else:
             remedy = f"let {file.parent} be a folder that you may write to; for a store of an older MLflow, "
             remedy += f"`mlflow db upgrade sqlite:///{file}`; move a damaged one away"
-        yield Finding("fault", "mlflow", f"{where}: {_brief(error)}", remedy)
+        yield Finding("fault", "mlflow", f"{where}: {one_line(error)}", remedy)
     else:
         yield Finding("ok", "mlflow", f"{where}: {found}")
 
@@ -420,7 +413,7 @@ def ray(params: Params, seconds: float = _SECONDS_FOR_RAY) -> Iterator[Finding]:
     try:
         yield Finding("ok", "ray", probe(params.cluster, places, seconds))
     except Lacking as error:
-        text = f"the cluster answers, but {_brief(error)}"
+        text = f"the cluster answers, but {one_line(error)}"
         yield Finding("fault", "ray", text, f"let nodes join it, or lower cluster.workers: {_set('cluster.workers=1')}")
     except OSError as error:
         if _trains_here(params):
@@ -430,7 +423,7 @@ def ray(params: Params, seconds: float = _SECONDS_FOR_RAY) -> Iterator[Finding]:
             remedy = "start it (`ray start --head`), correct cluster.address (http://HOST:8265) or RAY_ADDRESS, or set "
             remedy += "the one to null and unset the other for a private Ray; a cluster with a token needs "
             remedy += "RAY_AUTH_MODE=token and the same token here"
-        yield Finding("fault", "ray", _brief(error), remedy)
+        yield Finding("fault", "ray", one_line(error), remedy)
 
 
 # --- all of it ------------------------------------------------------------------------------------------
@@ -449,7 +442,7 @@ def guarded(what: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     except Exception as error:
         remedy = f"run this from the project's folder, with what it needs installed: `{_INSTALL}`. If that is so, the "
         remedy += "check is wrong: report this line"
-        yield Finding("fault", what, f"the check failed: {type(error).__name__}: {_brief(error)}", remedy)
+        yield Finding("fault", what, f"the check failed: {type(error).__name__}: {one_line(error)}", remedy)
 
 
 def examine() -> Iterator[Finding]:
@@ -461,7 +454,7 @@ def examine() -> Iterator[Finding]:
     except (ValueError, OSError) as error:
         remedy = "mend it, or `scadm profile quickstart` writes it anew (git keeps what you had committed); then run "
         remedy += "`scadm doctor` again for all that depends on it"
-        yield Finding("fault", "parameters", _brief(error), remedy)
+        yield Finding("fault", "parameters", one_line(error), remedy)
         return
     yield Finding("ok", "parameters", "params.yaml is valid")
     for check in CONFIGURED:

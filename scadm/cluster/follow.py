@@ -12,7 +12,7 @@ import aiohttp
 import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from scadm.redaction import redacted
+from scadm.redaction import one_line, redacted
 
 _SECONDS_TO_ANSWER = 5
 _PATIENCE = 600.0  # seconds without an answer, after which the launcher stops following
@@ -40,14 +40,9 @@ def client_at(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except UNREACHABLE as error:
         raise ValueError(
-            f"the jobs of {address} cannot be used: {' '.join(str(error).split())}. A cluster with a token needs "
+            f"the jobs of {address} cannot be used: {one_line(error)}. A cluster with a token needs "
             "RAY_AUTH_MODE=token and the same token here (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)."
         ) from None
-
-
-def said_by(error: BaseException) -> str:
-    """An error's message on one line, without secrets."""
-    return " ".join(redacted(str(error)).split())[:300]
 
 
 @contextmanager
@@ -57,8 +52,8 @@ def head_answering(address: str, remedy: str) -> Iterator[None]:
         yield
     except UNREACHABLE as error:
         raise ValueError(
-            f"the Ray head at {redacted(address)} answers no more ({said_by(error)}). Expected a head that answers, as "
-            f"it did when this began: see whether it still runs. {remedy}"
+            f"the Ray head at {redacted(address)} answers no more ({one_line(error)}). Expected one that answers, as it "
+            f"did when this began: see whether it still runs. {remedy}"
         ) from None
 
 
@@ -132,7 +127,7 @@ def follow(
                 ) from None
             if time.monotonic() - heard > patience:
                 raise ValueError(
-                    f"no answer of the job {submission} for {patience:g} s ({said_by(error)}). It may well go on: the "
+                    f"no answer of the job {submission} for {patience:g} s ({one_line(error)}). It may well go on: the "
                     "same command attaches to it again."
                 ) from None
             if log.seen and not lost:  # a job that has not begun has no log yet

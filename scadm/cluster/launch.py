@@ -16,7 +16,7 @@ from scadm.files.results import Result
 from scadm.files.sharing import Shared
 from scadm.files.store import Store
 from scadm.progress import bar
-from scadm.redaction import redacted
+from scadm.redaction import one_line
 from scadm.stage import Stage, content, declared, recorded_outs
 
 _SECONDS_TO_BEGIN = 90  # a head that has just started has no agent for jobs yet, and says so
@@ -124,7 +124,7 @@ def launch(stage: Stage, address: str) -> None:
     status = _followed(stage, client, submission, address)
     if status != JobStatus.SUCCEEDED:
         with head_answering(address, f"The job {submission} ended as {status.value}; the same command runs it again."):
-            message = " ".join(redacted(client.get_job_info(submission).message or "").split())[:500]
+            message = one_line(client.get_job_info(submission).message or "", 500)
         raise ValueError(
             f"the Ray job {submission} ended as {status.value}: {message}. Its log is above, and by `ray job logs "
             f"--address {address} {submission}`. Run the same command again when the reason is mended: it goes on from "
@@ -167,7 +167,7 @@ def _submit(stage: Stage, client: JobSubmissionClient, submission: str, address:
                 metadata={"scadm.stage": stage.name, "scadm.run_key": stage.run_key},
             )
         except UNREACHABLE as error:
-            said = " ".join(redacted(str(error)).split())[:500]
+            said = one_line(error, 500)
             if "No available agent" in said and time.monotonic() < end:
                 time.sleep(2)
                 continue

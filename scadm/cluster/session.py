@@ -19,7 +19,7 @@ from scadm import jobs
 from scadm.cluster.evidence import Evidence, token
 from scadm.config import ClusterConfig
 from scadm.files.patience import said_here
-from scadm.redaction import brief, redacted
+from scadm.redaction import brief, one_line, redacted
 
 _SECONDS_TO_READ = 120  # a node that has just joined first receives the code
 _SECONDS_TO_ANSWER = 10
@@ -72,7 +72,7 @@ def require_reachable(places: Mapping[str, str], evidence: Sequence[Evidence] = 
             except RayError as error:
                 raise ValueError(
                     f"node {name} ran no task within {_SECONDS_TO_READ} s ({type(error).__name__}: "
-                    f"{' '.join(str(error).split())[:300]}). Its logs say why; let it leave the cluster, or mend it."
+                    f"{one_line(error)}). Its logs say why; let it leave the cluster, or mend it."
                 ) from None
             expected = [(what, place, "answers") for what, place in servers.items()]
             for what, place, right in expected + [(each.what, each.place, each.expected) for each in shown]:

@@ -28,7 +28,7 @@ from scadm.config import ClusterConfig
 from scadm.files.checkpoint import is_complete
 from scadm.files.manifest import DISK_FULL
 from scadm.files.store import Store
-from scadm.redaction import redacted
+from scadm.redaction import one_line, redacted
 from scadm.stopping import Stop, stopping
 from scadm.tracking import RunLogger, Tracked, ending, machine_metrics
 from scadm.training.attend import attend
@@ -259,12 +259,11 @@ def _lost(error: BaseException, most: int) -> str | None:
     if not outside or not all(isinstance(f, RuntimeError | ValueError) or _is_outside(f) for f in failures.values()):
         return None
     rank, failure = min(outside.items(), key=lambda item: type(item[1]) is RuntimeError)
-    said = " ".join(redacted(str(failure)).split())[:500]
     where = f" in rank {rank}" if rank is not None else ""
     return (
         f"the training failed once more than cluster.max_failures {most} allows, the last time{where} by "
-        f"{type(failure).__name__}: {said}. Ray's logs on that node say more (/tmp/ray/session_latest/logs). Mend the "
-        "reason, or raise cluster.max_failures; the same command goes on from the last checkpoint."
+        f"{type(failure).__name__}: {one_line(failure, 500)}. Ray's logs on that node say more "
+        "(/tmp/ray/session_latest/logs). Mend the reason, or raise cluster.max_failures; the same command goes on from the last checkpoint."
     )
 
 
