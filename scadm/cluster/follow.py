@@ -52,8 +52,8 @@ def head_answering(address: str, remedy: str) -> Iterator[None]:
         yield
     except UNREACHABLE as error:
         raise ValueError(
-            f"the Ray head at {redacted(address)} answers no more ({one_line(error)}). Expected one that answers, as it "
-            f"did when this began: see whether it still runs. {remedy}"
+            f"the Ray head at {redacted(address)} answers no more ({one_line(error)}). Expected one that answers, as "
+            f"it did when this began: see whether it still runs. {remedy}"
         ) from None
 
 

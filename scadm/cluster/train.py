@@ -263,7 +263,8 @@ def _lost(error: BaseException, most: int) -> str | None:
     return (
         f"the training failed once more than cluster.max_failures {most} allows, the last time{where} by "
         f"{type(failure).__name__}: {one_line(failure, 500)}. Ray's logs on that node say more "
-        "(/tmp/ray/session_latest/logs). Mend the reason, or raise cluster.max_failures; the same command goes on from the last checkpoint."
+        "(/tmp/ray/session_latest/logs). Mend the reason, or raise cluster.max_failures; the "
+        "same command goes on from the last checkpoint."
     )
 
 
