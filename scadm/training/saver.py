@@ -197,13 +197,14 @@ class Saver:
                 (self.run / BEST / name).delete()
 
     def _lowest_loss(self) -> float:
-        """The validation loss of the best weights that an earlier start of the run has written."""
-        for step in reversed(complete_steps(self.run, BEST)):
+        """The validation loss of the best weights that an earlier start of the run has written; of two, if killed."""
+        found = [float("inf")]
+        for step in complete_steps(self.run, BEST):
             try:
-                return read_config(self.run / BEST / checkpoint_name(step))["validation_loss"]
+                found.append(read_config(self.run / BEST / checkpoint_name(step))["validation_loss"])
             except ValueError as error:
                 self.say(f"warning: these best weights do not count: {error}")
-        return float("inf")
+        return min(found)
 
     def _count(self, kind: str, what: str, error: Exception, then: str) -> None:
         self.failed += 1
