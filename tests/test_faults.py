@@ -184,16 +184,14 @@ def test_workers_are_fewer_and_more_as_nodes_go_and_come(finished: Project, tmp_
     run.require_end()
     assert run.said.count("resuming from step") >= 2
     alone = finished.copy(tmp_path / "alone")
-    alone.set({"training.steps": 700, "cluster.workers": 1})
+    alone.set({"training.steps": 700, "cluster.workers": 1, "monitoring.log_every": 1})
     alone.run(*TRAIN)
     ours, theirs = (
         pd.read_csv(each.folder / "reports/training.csv").set_index("step") for each in (run.project, alone)
     )
-    both = theirs.index.intersection(ours.index)
-    assert len(both) == len(theirs)
-    # Over hundreds of steps the rounding of sums of other sizes grows; the first hundred are alike.
-    np.testing.assert_allclose(ours.loc[both[:20], "loss"], theirs.loc[both[:20], "loss"], rtol=5e-3)
-    np.testing.assert_allclose(ours.loc[both, "loss"].mean(), theirs.loc[both, "loss"].mean(), rtol=2e-2)
+    assert ours.index.tolist() == theirs.index.tolist() == list(range(1, 701))
+    # Sums over ranks are of another order. Seen: 1e-7, of means over five steps.
+    np.testing.assert_allclose(ours["loss"], theirs["loss"], rtol=1e-3)
 
 
 def test_a_driver_that_dvc_left_behind_is_awaited(finished: Project, tmp_path: Path) -> None:
