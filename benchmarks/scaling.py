@@ -46,7 +46,7 @@ from scadm.training import journal
 from scadm.training.job import TrainJob
 
 ROOT = Path(__file__).resolve().parent.parent
-FROM, TO = 320, 1600
+FROM, TO = 320, 960
 """Images of a training between which it is measured: what is slow at first comes before."""
 CHECKPOINT_EVERY = 800  # images
 LARGE = 64  # images of the larger batch
