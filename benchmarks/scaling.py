@@ -1,7 +1,7 @@
 """What several workers, Ray, tracking and checkpoints cost a training, against trainers that have none of them.
 
     python -m benchmarks.scaling              # after `make run` or `dvc repro latents`
-    python -m benchmarks.scaling --rounds 3
+    python -m benchmarks.scaling --rounds 3 --workers 2    # without the setting of one worker
 
 Three ways of training the model of params.yaml on two cores, which take turns in an order that changes each round:
 
@@ -17,11 +17,10 @@ which leaves a core to the processes of Ray and MLflow, as every machine with a 
 
 A rate is images by seconds between two lines of the run's journal, so checkpoints that it waits for count. Of each
 ratio the median over the rounds is given, with a bootstrap interval of 95 %. The result is kept in
-benchmarks/scaling.json and .md.
+benchmarks/scaling.json and .md, which are written after each round: Ctrl-C keeps those before.
 """
 
 import argparse
-import itertools
 import os
 import subprocess
 import sys
@@ -174,6 +173,7 @@ def main() -> None:
     """Measure, and write the tables; or train once, for the way `pipeline`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 1], help="settings with so many workers")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--params", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -182,21 +182,25 @@ def main() -> None:
         return
     Manifest.read(ROOT / "data/shards")
     batch = load_params(ROOT / "params.yaml").training.batch_size
-    settings = Setting(2, batch), Setting(2, LARGE), Setting(1, batch)
+    settings = [
+        setting
+        for setting in (Setting(2, batch), Setting(2, LARGE), Setting(1, batch))
+        if setting.workers in given.workers
+    ]
     rates: Rates = {setting: {way: [] for way in setting.ways} for setting in settings}
     with bar(given.rounds * sum(len(setting.ways) for setting in settings), "scaling", "trainings") as progress:
-        for number, setting in itertools.product(range(given.rounds), settings):
-            first = number % len(setting.ways)
-            for way in setting.ways[first:] + setting.ways[:first]:
-                with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
-                    measured = WAYS[way](Path(folder), setting)
-                rates[setting][way].append(measured)
-                progress.set_postfix_str(f"{setting}, {way} {measured:.1f} images/s", refresh=False)
-                progress.update(1)
-    table = describe(rates)
-    write_json(ROOT / "benchmarks/scaling.json", {str(setting): ways for setting, ways in rates.items()})
-    write_atomically(ROOT / "benchmarks/scaling.md", table)
-    print(table)
+        for number in range(given.rounds):
+            for setting in settings:
+                first = number % len(setting.ways)
+                for way in setting.ways[first:] + setting.ways[:first]:
+                    with tempfile.TemporaryDirectory(prefix="scaling-") as folder:
+                        measured = WAYS[way](Path(folder), setting)
+                    rates[setting][way].append(measured)
+                    progress.set_postfix_str(f"{setting}, {way} {measured:.1f} images/s", refresh=False)
+                    progress.update(1)
+            write_json(ROOT / "benchmarks/scaling.json", {str(setting): ways for setting, ways in rates.items()})
+            write_atomically(ROOT / "benchmarks/scaling.md", describe(rates))
+    print(describe(rates))
 
 
 if __name__ == "__main__":
