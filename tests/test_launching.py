@@ -6,6 +6,7 @@ The cluster's jobs are a list in this process; the storage root is a file:// add
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 import yaml
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus
 
 from scadm import jobs, profiles
@@ -465,3 +467,14 @@ def test_a_store_that_is_away_is_one_message(
     said = capsys.readouterr().err
     assert "storage.root is s3://bucket/path, expected a store that answers this machine: " in said
     assert "NETWORK_CONNECTION" in said and "the same command goes on from there" in said
+
+
+def test_a_head_that_wants_a_token_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(address: str) -> None:
+        raise AuthenticationError("RAY_AUTH_MODE is currently 'disabled'")
+
+    monkeypatch.setattr(follow, "JobSubmissionClient", refuses)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"http://127.0.0.1:{head.getsockname()[1]}"
+        with pytest.raises(ValueError, match=rf"the jobs of {address} cannot be used: .*disabled.*RAY_AUTH_MODE=token"):
+            follow.client_at(address)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import requests
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from scadm.redaction import one_line, redacted
@@ -38,7 +39,7 @@ def client_at(address: str) -> JobSubmissionClient:
         ) from None
     try:
         return JobSubmissionClient(address)
-    except UNREACHABLE as error:
+    except (*UNREACHABLE, AuthenticationError) as error:
         raise ValueError(
             f"the jobs of {address} cannot be used: {one_line(error)}. A cluster with a token needs "
             "RAY_AUTH_MODE=token and the same token here (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)."
@@ -131,7 +132,7 @@ def follow(
                     "same command attaches to it again."
                 ) from None
             if log.seen and not lost:  # a job that has not begun has no log yet
-                say(f"the connection to job {submission} is lost; trying again. The job goes on meanwhile")
+                say(f"the connection to job {submission} is lost; trying again. The job goes on, if its head does")
             lost = lost or bool(log.seen)
         time.sleep(_EVERY)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scadm.config import load_params
+from scadm.files.checkpoint import is_complete
 from scadm.files.manifest import Manifest
 from scadm.files.store import Store
 from scadm.progress import bar
@@ -26,6 +27,8 @@ from scadm.training.job import TrainJob, Worker
 from scadm.training.journal import Row
 from scadm.training.lease import Lease, Taken
 from scadm.training.loop import train
+from scadm.training.same import require_same_training
+from scadm.training.saver import FINAL
 
 _EXAMPLES = """examples:
   python -m scadm.training storage/runs/alone
@@ -76,9 +79,11 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", type=Path, help="folder of the run; a run that is there is resumed")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--shards", type=Path, default=Path("data/shards"))
-    parser.add_argument("--autoencoder", type=Path, default=Path("models/autoencoder"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    parser.add_argument("--shards", type=Path, default=Path("data/shards"), help="default: %(default)s")
+    parser.add_argument(
+        "--autoencoder", type=Path, default=Path("models/autoencoder"), help="for the pictures; default: %(default)s"
+    )
     parser.add_argument("--initial", type=Path, help="folder of a checkpoint to start from")
     return parser.parse_args()
 
@@ -119,10 +124,15 @@ def main() -> None:
             hooks = TerminalHooks(given.run.resolve(), stop)
             if worker.leads:
                 with Lease(Store(job.run)) as lease:
+                    require_same_training(Path(job.run), params, data, job.initial)
+                    if is_complete(Store(job.run) / FINAL):
+                        hooks.say(f"{job.run} is finished")
                     train(replace(job, lease=lease.token), worker, hooks)
             else:
                 train(job, worker, hooks)
             stop.require_end()
+            if worker.leads:
+                hooks.say(f"the weights are in {job.run}/{FINAL}")
     except Taken as taken:
         raise SystemExit(f"error: {taken.holder} trains {given.run} already. Wait for it, or end it.") from None
     except Stopped as stopped:  # its checkpoint is written, or a second signal came
