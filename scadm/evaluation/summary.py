@@ -75,7 +75,7 @@ def report_data(
             "run": {
                 "run key": trained["run_key"],
                 "MLflow run": trained["mlflow_run"],
-                "weights sha256": trained["sha256"],
+                "sha256 of the weights' manifest": trained["sha256"],
                 "data manifest": data.digest,
                 "autoencoder": data.autoencoder or "",
                 "test split": test_split,
