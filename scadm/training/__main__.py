@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from scadm.config import load_params
-from scadm.files.checkpoint import is_complete
+from scadm.files.checkpoint import digest_of, is_complete
 from scadm.files.manifest import Manifest
 from scadm.files.store import Store
 from scadm.progress import bar
@@ -124,7 +124,8 @@ def main() -> None:
             hooks = TerminalHooks(given.run.resolve(), stop)
             if worker.leads:
                 with Lease(Store(job.run)) as lease:
-                    require_same_training(Path(job.run), params, data, job.initial)
+                    initial = None if job.initial is None else digest_of(Store(job.initial))
+                    require_same_training(Path(job.run), params, data, initial)
                     if is_complete(Store(job.run) / FINAL):
                         hooks.say(f"{job.run} is finished")
                     train(replace(job, lease=lease.token), worker, hooks)

@@ -13,7 +13,10 @@ NAME = "job.json"
 
 
 def require_same_training(run: Path, params: Params, data: Manifest, initial: str | None) -> None:
-    """Note in the run's folder what is trained there, if it is new. Raises ValueError if it was something else."""
+    """Note in the run's folder what is trained there, if it is new. Raises ValueError if it was something else.
+
+    `initial` is the digest of the checkpoint that it starts from.
+    """
     tree = params.model_dump(mode="json")
     now = flatten({name: tree[name] for name in ("model", "diffusion", "training")})
     now |= {"project.seed": str(params.project.seed), "shards": data.digest, "initial weights": str(initial)}
