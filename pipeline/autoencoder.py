@@ -1,4 +1,4 @@
-"""Train the small VQ autoencoder on the train split and the extra images, or take a pretrained VQ-f4 in."""
+"""Train the small VQ autoencoder on the train split and the extra images, take a pretrained VQ-f4 in, or do without."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 from scadm.data.extra import read_extra
 from scadm.data.tables import FaceTable
 from scadm.files.manifest import SPLITS, Manifest, describe_files
-from scadm.first_stage import import_vq_f4, save_small
+from scadm.first_stage import import_vq_f4, save_pixels, save_small
 from scadm.pixels import JoinedImages
 from scadm.pretrained import FORMS, open_vq_f4
 from scadm.progress import bar
@@ -20,13 +20,16 @@ def main(stage: Stage) -> None:
     data = Manifest.read(tables)
     config = stage.params.autoencoder
     counts = {}
-    if config.kind == "vq-f4":
+    history = [{"step": 0, "loss": 0.0, "ssim": 0.0}]
+    if config.kind == "pixels":
+        work = stage.work_folder()
+        mark = save_pixels(work)
+    elif config.kind == "vq-f4":
         if not config.weights:
             raise ValueError(f"autoencoder.kind is vq-f4, but autoencoder.weights is null, expected {FORMS}.")
         weights = stage.located(config.weights, config.weights_sha256)
         work = stage.work_folder()
         mark = import_vq_f4(work, open_vq_f4(weights))
-        history = [{"step": 0, "loss": 0.0, "ssim": 0.0}]
     else:
         train, validation, test = (FaceTable(tables, split) for split in SPLITS)
         extra = read_extra(stage.path(config.extra_images), train.resolution, [validation, test])

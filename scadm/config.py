@@ -155,12 +155,17 @@ class AutoencoderConfig(Config):
 
 
 class AutoencoderStageConfig(Config):
-    kind: Literal["small", "vq-f4"]
+    kind: Literal["small", "vq-f4", "pixels"]
     weights: str | None
     weights_sha256: Sha256 | None
     extra_images: Annotated[str, Field(min_length=1)]
     network: AutoencoderConfig
     training: AutoencoderFitConfig
+
+    @property
+    def latent_channels(self) -> int:
+        """What can be known before the autoencoder is there; of VQ-f4, the published 3 of the network above."""
+        return 3 * 4**2 if self.kind == "pixels" else self.network.latent_channels
 
 
 class ParserConfig(Config):
@@ -233,6 +238,7 @@ class UNetConfig(Config):
 
 
 class ModelConfig(Config):
+    method: Literal["sca-dm", "sdm"]
     style_encoder: StyleEncoderConfig
     unet: UNetConfig
 
@@ -249,6 +255,7 @@ class DiffusionConfig(Config):
 
 
 class TrainingConfig(Config):
+    seed: Count
     init_from: str | None
     steps: Count
     batch_size: PositiveInt

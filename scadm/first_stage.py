@@ -1,4 +1,4 @@
-"""The first stage, images <-> latents, behind one protocol: the small autoencoder, or a pretrained VQ-f4.
+"""The first stage, images <-> latents, behind one protocol: the small autoencoder, a pretrained VQ-f4, or none.
 
 Three representations are kept apart: pixels, latents as the autoencoder gives them (what the shards store), and
 latents as the model sees them (`LatentScale`).
@@ -71,6 +71,18 @@ class VQF4(nn.Module):
         return image
 
 
+class Pixels(nn.Module):
+    """No first stage: the pixels of each 4 x 4 cell as its channels, so that diffusion is in pixel space."""
+
+    latent_channels = 3 * 4**2
+
+    def encode(self, image: Tensor) -> Tensor:
+        return rearrange(image, "b c (h i) (w j) -> b (c i j) h w", i=4, j=4)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return rearrange(latent, "b (c i j) h w -> b c (h i) (w j)", i=4, j=4)
+
+
 class Loaded(NamedTuple):
     model: FirstStage
     fingerprint: str
@@ -78,6 +90,10 @@ class Loaded(NamedTuple):
 
 def save_small(folder: Path, model: VQAutoencoder) -> str:
     return save_module(folder, model, {"kind": "small", **model.config.model_dump(mode="json")})
+
+
+def save_pixels(folder: Path) -> str:
+    return save_module(folder, Pixels(), {"kind": "pixels"})
 
 
 def import_vq_f4(folder: Path, pretrained: VQF4 | Path) -> str:
@@ -97,6 +113,8 @@ def load_first_stage(folder: Path, device: torch.device | str = "cpu") -> Loaded
         model = VQAutoencoder(AutoencoderConfig.model_validate({k: v for k, v in config.items() if k != "kind"}))
         load_into(model, folder / WEIGHTS)
         found = fingerprint(config, model.state_dict())
+    elif config["kind"] == "pixels":
+        model, found = Pixels(), fingerprint(config, {})
     else:
         model = VQF4.open(folder / "vq-f4")
         found = fingerprint(config | {"weights": fingerprint({}, model.state_dict())}, {})

@@ -57,9 +57,14 @@ def from_published(state_dict: Mapping[str, Tensor], mask_attention: MaskAttenti
                 f"the state dict has no {prefix}*, expected the published {part.name}. It has {len(state_dict)} keys "
                 f"with the beginnings {sorted({key.split('.')[0] for key in state_dict})[:9]}."
             )
-    config = ModelConfig(style_encoder=_style_encoder_config(style), unet=_unet_config(unet, mask_attention))
+    config = ModelConfig(
+        method="sca-dm",
+        style_encoder=_style_encoder_config(style),
+        unet=_unet_config(unet, mask_attention),
+    )
     model = SCADM(config, latent_channels=unet.shape("input_blocks.0.0.weight")[1])
     unet.load(model.unet, _unet_names(model.unet))
+    assert isinstance(model.style_encoder, StyleEncoder)
     style.load(model.style_encoder, _style_encoder_names(model.style_encoder))
     return model.eval()
 

@@ -73,7 +73,7 @@ def synthesiser() -> Synthesiser:
         update={"channels": 16, "head_channels": 8, "spade_channels": 16, "attention_at": (1, 2)}
     )
     torch.manual_seed(0)
-    model = SCADM(ModelConfig(style_encoder=style, unet=unet), 3)
+    model = SCADM(ModelConfig(method="sca-dm", style_encoder=style, unet=unet), 3)
     module, steps, batch = TrainingModule(model, DIFFUSION), 300, 12
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 4e-3)

@@ -133,10 +133,10 @@ def test_what_hard_never_uses_is_frozen_and_kept(form: MaskAttention) -> None:
 def test_a_transformer_begins_as_the_identity(form: MaskAttention) -> None:
     transformer = SpatialTransformer(CHANNELS, CODE, CHANNELS // HEADS, 4, form)
     x = random(2, CHANNELS, 4, 4)
-    condition = transformer.cross_attention.condition(STYLE, MASK)
+    condition = transformer.condition(STYLE, MASK)
     assert torch.equal(transformer(x, condition), x)
     tiny.lively(transformer)
-    changed = transformer(x, transformer.cross_attention.condition(STYLE, MASK))
+    changed = transformer(x, transformer.condition(STYLE, MASK))
     assert changed.shape == x.shape
     assert F.mse_loss(changed, x) > 0.01
 

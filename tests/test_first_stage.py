@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.vq_model import VQModel
 from safetensors.torch import load_file, save_file
 
 from scadm.files.weights import WEIGHTS
-from scadm.first_stage import LatentScale, import_vq_f4, load_first_stage, save_small
+from scadm.first_stage import LatentScale, import_vq_f4, load_first_stage, save_pixels, save_small
 from scadm.models.autoencoder import VQAutoencoder
 
 IMAGE = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -45,6 +45,18 @@ def test_a_small_one_comes_back_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(latent, model.encode(IMAGE))
     assert torch.equal(loaded.model.decode(latent), model.decode(latent))
     assert not latent.requires_grad
+
+
+def test_pixels_lose_nothing_and_stay_where_they_are(tmp_path: Path) -> None:
+    mark = save_pixels(tmp_path)
+    loaded = load_first_stage(tmp_path)
+    assert loaded.fingerprint == mark
+    latent = loaded.model.encode(IMAGE)
+    assert latent.shape == (2, loaded.model.latent_channels, 4, 4)
+    assert torch.equal(loaded.model.decode(latent), IMAGE)
+    changed = IMAGE.clone()
+    changed[:, :, :4, 4:8] += 1  # one cell
+    assert (loaded.model.encode(changed) != latent).any(dim=1).nonzero().tolist() == [[0, 0, 1], [1, 0, 1]]
 
 
 def test_its_weights_must_fit_its_configuration(tmp_path: Path) -> None:

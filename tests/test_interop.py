@@ -25,6 +25,7 @@ SIDE = 64
 
 def config_of(style: dict[str, Any], unet: dict[str, Any], form: MaskAttention = "hard") -> ModelConfig:
     return ModelConfig(
+        method="sca-dm",
         style_encoder=StyleEncoderConfig(skip="published", colour_scale=False, **style),
         unet=UNetConfig(
             head_channels=32, groups=32, mask_attention=form, mask_resize="nearest", dropout=0.0, **unet

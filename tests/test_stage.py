@@ -122,7 +122,7 @@ def test_a_run_key_is_sixteen_hex_digits_and_its_own_for_each_stage(project: Pat
         ("autoencoder", "autoencoder.network.codes", 9),
         ("latents", "latents.flip", False),
         ("parser", "parser.training.steps", 9),
-        ("train", "project.seed", 1),
+        ("train", "training.seed", 1),
         ("train", "model.unet.mask_attention", "soft"),
         ("train", "diffusion.no_reference", 0.25),
         ("train", "training.learning_rate", 1e-4),

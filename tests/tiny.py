@@ -53,7 +53,7 @@ UNET = UNetConfig(
     mask_resize="nearest",
     dropout=0.0,
 )
-MODEL = ModelConfig(style_encoder=STYLE, unet=UNET)
+MODEL = ModelConfig(method="sca-dm", style_encoder=STYLE, unet=UNET)
 DIFFUSION = DiffusionConfig(
     prediction="epsilon",
     timesteps=100,
@@ -75,6 +75,7 @@ SAMPLING = SamplingConfig(
 )
 AUTOENCODER = AutoencoderConfig(channels=8, multipliers=(1, 2), res_blocks=1, groups=4, codes=16, latent_channels=3)
 TRAINING = TrainingConfig(
+    seed=0,
     init_from=None,
     steps=8,
     batch_size=4,

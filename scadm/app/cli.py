@@ -126,7 +126,7 @@ def estimate() -> None:
     from scadm.training.estimate import estimate as measure
 
     params = load_params(Path("params.yaml"))
-    channels = params.autoencoder.network.latent_channels
+    channels = params.autoencoder.latent_channels
     found = measure(params.model, channels, params.project.resolution, params.training)
     _say(describe(found, params.training, workers=params.cluster.workers, use_gpu=params.cluster.use_gpu))
 

@@ -161,7 +161,7 @@ def _weights(params: Params) -> int:
     from scadm.models.scadm import SCADM
 
     with torch.device("meta"):
-        model = SCADM(params.model, params.autoencoder.network.latent_channels)
+        model = SCADM(params.model, params.autoencoder.latent_channels)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

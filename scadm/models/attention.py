@@ -111,7 +111,10 @@ class FeedForward(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Self-attention, mask-conditioned cross-attention and feed-forward over the pixels of a feature map."""
+    """Self-attention, mask-conditioned cross-attention and feed-forward over the pixels of a feature map.
+
+    Without style codes (`code_channels` 0, SDM) there is nothing to attend to, and no cross-attention.
+    """
 
     def __init__(self, channels: int, code_channels: int, head_channels: int, groups: int, form: MaskAttention) -> None:
         super().__init__()
@@ -119,12 +122,18 @@ class SpatialTransformer(nn.Module):
         self.proj_in = nn.Linear(channels, channels)  # published as 1x1 convolutions, which is the same
         self.self_norm = nn.LayerNorm(channels)
         self.self_attention = SelfAttention(channels, head_channels)
-        self.cross_attention = MaskedCrossAttention(channels, code_channels, head_channels, form)
+        self.cross_attention = (
+            MaskedCrossAttention(channels, code_channels, head_channels, form) if code_channels else None
+        )
         self.feed_norm = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
         self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
         nn.init.zeros_(self.proj_out.bias)
+
+    def condition(self, style: Tensor, mask: Tensor) -> CrossCondition:
+        """As of `MaskedCrossAttention`."""
+        return CrossCondition() if self.cross_attention is None else self.cross_attention.condition(style, mask)
 
     def forward(self, x: Tensor, condition: CrossCondition) -> Tensor:
         """x (B, C, h, w) -> (B, C, h, w)."""
@@ -132,6 +141,7 @@ class SpatialTransformer(nn.Module):
         # In channels-last memory the two rearrangements are views.
         tokens = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))
         tokens = tokens + self.self_attention(self.self_norm(tokens))
-        tokens = tokens + self.cross_attention(tokens, condition)
+        if self.cross_attention is not None:
+            tokens = tokens + self.cross_attention(tokens, condition)
         tokens = tokens + self.feed_forward(self.feed_norm(tokens))
         return x + rearrange(self.proj_out(tokens), "b (h w) c -> b c h w", h=height)

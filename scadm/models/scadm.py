@@ -1,4 +1,8 @@
-"""SCA-DM: style encoder and denoising U-Net as one model. Condition once, denoise many times."""
+"""SCA-DM: style encoder and denoising U-Net as one model. Condition once, denoise many times.
+
+Also the baseline SDM (Wang et al. 2022, Semantic Image Synthesis via Diffusion Models): SPADE in the middle and the
+decoder of the same U-Net, self-attention, and no style; its guidance null is the dropped mask.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from scadm.config import ModelConfig
 from scadm.faces import NUM_CLASSES
-from scadm.models.style_encoder import StyleEncoder
+from scadm.models.style_encoder import NoStyle, StyleEncoder
 from scadm.models.unet import Conditioning, UNet
 
 LATENT_FACTOR = 4
@@ -18,7 +22,7 @@ class SCADM(nn.Module):
         super().__init__()
         self.config = config
         self.latent_channels = latent_channels
-        self.style_encoder = StyleEncoder(config.style_encoder)
+        self.style_encoder = StyleEncoder(config.style_encoder) if config.method == "sca-dm" else NoStyle()
         self.unet = UNet(config.unet, latent_channels, self.style_encoder.code_channels)
 
     def encode_style(self, image: Tensor, one_hot: Tensor) -> Tensor:

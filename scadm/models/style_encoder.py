@@ -76,6 +76,16 @@ class ColourStatistics(nn.Module):
         return rearrange(torch.tanh(self.project(values)), "b (k s) 1 -> b k s", k=K)
 
 
+class NoStyle(nn.Module):
+    """What SDM has in the style encoder's place: codes without values."""
+
+    code_channels = 0
+
+    def forward(self, image: Tensor, one_hot: Tensor) -> Tensor:
+        """-> style codes (B, K, 0)."""
+        return image.new_zeros(len(image), K, 0)
+
+
 class StyleEncoder(nn.Module):
     """E_s. Style codes are concatenated over the decoder's scales, coarse to fine."""
 

@@ -123,7 +123,7 @@ class Block(nn.Module):
         """style (B, K, code channels), mask (B, K, h, w) at this block's resolution."""
         return BlockCondition(
             spade=self.res.condition(mask) if isinstance(self.res, SpadeResBlock) else None,
-            cross=self.attention.cross_attention.condition(style, mask) if self.attention is not None else None,
+            cross=self.attention.condition(style, mask) if self.attention is not None else None,
         )
 
     def forward(self, x: Tensor, time: Tensor, condition: BlockCondition) -> Tensor:

@@ -70,7 +70,7 @@ class TrainJob:
             resolution=params.project.resolution,
             latent_channels=channels,
             scale=scale,
-            seed=params.project.seed,
+            seed=params.training.seed,
             model=params.model,
             diffusion=params.diffusion,
             training=params.training,

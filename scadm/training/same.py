@@ -19,7 +19,7 @@ def require_same_training(run: Path, params: Params, data: Manifest, initial: st
     """
     tree = params.model_dump(mode="json")
     now = flatten({name: tree[name] for name in ("model", "diffusion", "training")})
-    now |= {"project.seed": str(params.project.seed), "shards": data.digest, "initial weights": str(initial)}
+    now |= {"shards": data.digest, "initial weights": str(initial)}
     note = run / NAME
     if not note.exists():
         write_json(note, now)
