@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from scadm.faces import LABELS
 from scadm.redaction import holds_password, redacted
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -33,6 +34,7 @@ FACER_WEIGHTS = (
 """What parser.weights is in the profile celebamask-hq, for those who choose facer in another one."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+Row = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Config(BaseModel):
@@ -326,6 +328,18 @@ class EvaluationConfig(Config):
     samples: PositiveInt
     batch_size: PositiveInt
     figure_rows: PositiveInt
+    swaps: dict[Row, tuple[str, ...]]
+    interpolated: Count
+    steps: tuple[PositiveInt, ...]
+
+    @field_validator("swaps")
+    @classmethod
+    def _parts_exist(cls, swaps: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, parts in swaps.items():
+            unknown = [part for part in parts if part not in LABELS]
+            if unknown or not parts:
+                raise ValueError(f"{name} has the parts {list(parts)}, expected some of {', '.join(LABELS)}")
+        return swaps
 
 
 class GateConfig(Config):

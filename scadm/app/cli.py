@@ -183,6 +183,43 @@ def register(
         raise typer.Exit(3)
 
 
+@app.command(epilog="Example: scadm evaluate --images results/sean --name SEAN && dvc repro report")
+def evaluate(
+    images: Annotated[Path, typer.Option(help="Folder with a picture ID.png (.jpg, .webp) of each test face.")],
+    name: Annotated[str, typer.Option(help="What to call them in the report.")],
+) -> None:
+    """Score pictures that something else made of the test faces, by the same judges as our own.
+
+    Which faces these are, `reports/faces.csv` says. The scores go to comparisons/NAME.json; `dvc repro report` puts
+    them into the table of the reconstruction.
+    """
+    import torch
+
+    from scadm.data.shards import ShardReader
+    from scadm.evaluation import rivals
+    from scadm.evaluation.scores import Judges
+    from scadm.report.comparisons import Rival, require_name
+    from scadm.stage import Stage
+
+    require_name(name)
+    stage = Stage("evaluate")
+    data, evaluation = stage.manifest("data/shards"), stage.read_json("reports/evaluation.json")
+    ids = data.splits["test"][: evaluation["faces"]]
+    judges = Judges.load(stage.path("models/parser"), torch.device("cpu"))
+    found = Rival(
+        name=name,
+        data_name=stage.params.project.data_name,
+        resolution=stage.params.project.resolution,
+        test_split=evaluation["test_split"],
+        parser=judges.parser.name,
+        measures=rivals.score(judges, ShardReader(stage.place("data/shards"), "test"), images, ids),
+    )
+    path = found.write(stage.path("comparisons"))
+    for metric, measure in found.measures.items():
+        _say(f"  {metric} {measure.value:.4g}")
+    _say(f"{path.relative_to(Path.cwd())} holds the scores of {len(ids)} faces; `dvc repro report` shows them.")
+
+
 @app.command(epilog="Example, after a crash or a full disk: scadm verify")
 def verify() -> None:
     """Compare every out, checkpoint, import and download with the sha256 that was recorded when it was written.

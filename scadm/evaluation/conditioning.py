@@ -5,7 +5,7 @@ style and mask; under the style codes of the next face (its own for the classes 
 own style codes under the next face's mask, in SPADE and in the attention. With loss_i the mean over a face's timesteps:
 
     loss = mean of loss_i
-    rise = mean of loss_i - own loss_i, with rise_low and rise_high: this mean -+ 1.96 standard errors of it
+    rise = mean of loss_i - own loss_i
 
 A model that ignores a condition loses nothing by a wrong one: its rise is 0.
 """
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from scadm.data.loader import Batch, collate
 from scadm.data.shards import ShardReader
+from scadm.evaluation.measure import Measures, mean
+from scadm.evaluation.sheet import Sheet
 from scadm.models.scadm import to_one_hot
 from scadm.synthesis import CHUNK, Synthesiser
 from scadm.training.objective import TrainingModule, device_batch, fixed_draws
@@ -33,19 +35,17 @@ LEAST_FACES = 2
 
 
 @dataclass(frozen=True)
-class LossSheet:
-    """The losses of N faces, face by face. Sheets of disjoint faces merge."""
+class LossSheet(Sheet):
+    """The losses of N faces of the validation split."""
 
-    positions: NDArray[np.int64]
-    """Of each face in the validation split (N,)."""
     losses: NDArray[np.float64]
     """(N, 3), under each of the conditions `ROWS`."""
 
-    def __len__(self) -> int:
-        return len(self.positions)
+    def summary(self) -> Measures:
+        """Each row's loss, and the rise of the wrong ones; empty with fewer than `LEAST_FACES` faces.
 
-    def summary(self) -> dict[str, dict[str, float]]:
-        """{row: {metric: value}}; empty with fewer than `LEAST_FACES` faces. Raises ValueError for a loss of NaN."""
+        Raises ValueError for a loss that is not finite.
+        """
         if len(self) < LEAST_FACES:
             return {}
         wrong = self.positions[~np.isfinite(self.losses).all(axis=1)]
@@ -55,16 +55,9 @@ class LossSheet:
                 "nothing can be said of the model. Look at the training's loss."
             )
         own = self.losses[:, 0]
-        found = {"own": {"loss": float(own.mean())}}
+        found = {"own": {"loss": mean(own)}}
         for row, losses in zip(ROWS[1:], self.losses.T[1:], strict=True):
-            rises = losses - own
-            error = 1.96 * rises.std(ddof=1) / len(rises) ** 0.5
-            found[row] = {
-                "loss": float(losses.mean()),
-                "rise": float(rises.mean()),
-                "rise_low": float(rises.mean() - error),
-                "rise_high": float(rises.mean() + error),
-            }
+            found[row] = {"loss": mean(losses), "rise": mean(losses - own)}
         return found
 
 
@@ -116,16 +109,3 @@ def _losses(
 def _read(reader: ShardReader, positions: Sequence[int]) -> Batch:
     """Faces as they are, not mirrored."""
     return collate(positions, [reader[p] for p in positions], [False] * len(positions))
-
-
-def merge(sheets: Sequence[LossSheet], expected: int) -> LossSheet:
-    """One sheet of the validation positions 0 to expected - 1. Raises ValueError if one is missing or doubled."""
-    positions = np.concatenate([np.empty(0, dtype=np.int64), *(sheet.positions for sheet in sheets)])
-    order = np.argsort(positions)
-    if not np.array_equal(positions[order], np.arange(expected)):
-        raise ValueError(
-            f"losses were measured at the validation positions {positions[order].tolist()}, expected 0 to "
-            f"{expected - 1} once each: a mean over them would be of other faces than it claims. Run the evaluation "
-            "again."
-        )
-    return LossSheet(positions[order], np.concatenate([np.empty((0, 3)), *(sheet.losses for sheet in sheets)])[order])

@@ -1,10 +1,13 @@
 """Contact sheets: columns of faces and masks side by side, as the report and the tracking UI show them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from scadm import faces
 
@@ -12,6 +15,29 @@ _GAP = 6
 _TITLE_HEIGHT = 26
 _PAPER = (255, 255, 255)
 _INK = (60, 60, 67)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture and what it shows."""
+
+    title: str
+    caption: str
+    image: Image.Image
+
+    def save(self, path: Path) -> None:
+        """As a PNG, which holds title and caption too."""
+        words = PngInfo()
+        words.add_itxt("Title", self.title)
+        words.add_itxt("Description", self.caption)
+        self.image.save(path, "PNG", pnginfo=words)
+
+    @classmethod
+    def open(cls, path: Path) -> "Figure":
+        """What `save` wrote."""
+        with Image.open(path) as image:
+            image.load()
+            return cls(str(image.info["Title"]), str(image.info["Description"]), image)
 
 
 def contact_sheet(

@@ -1,121 +1,217 @@
-"""All that is measured of a model: tasks of a range of faces each, and what they found as one.
+"""The evaluation's tasks: the paper's experiments on ranges of test faces, and losses of validation faces."""
 
-Test faces are reconstructed, and their hair is swapped and compared with that reconstruction. Validation faces, which
-need no sampling, are denoised under right and wrong conditions.
-"""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from scadm.config import EvaluationConfig, SamplingConfig
 from scadm.data.shards import ShardReader
-from scadm.evaluation import conditioning, editing, metrics
-from scadm.evaluation.baselines import MeanColours
-from scadm.evaluation.conditioning import LossSheet
-from scadm.evaluation.editing import SwapSheet
-from scadm.evaluation.metrics import ScoreSheet
-from scadm.evaluation.parsers import load_parser
-from scadm.evaluation.reconstruction import Subjects, rows
-from scadm.files.manifest import Split
+from scadm.evaluation import conditioning, editing, interpolation
+from scadm.evaluation.baselines import MeanColours, own_colours
+from scadm.evaluation.editing import ALL
+from scadm.evaluation.fixed import EDIT, FIRST, SECOND, face_seeds, in_chunks
+from scadm.evaluation.noise_only import NoiseSheet, PairSheet
+from scadm.evaluation.scores import Judges
+from scadm.evaluation.sheet import Sheet, extend
+from scadm.evaluation.total_swap import TotalSheet, absent
+from scadm.faces import LABELS
+from scadm.pixels import Images, Labels
+from scadm.synthesis import CHUNK, Synthesiser, load_synthesiser
 
-
-class Counts(NamedTuple):
-    """How many faces are measured: the first ones of each split."""
-
-    test: int
-    validation: int
-
-    @classmethod
-    def of(cls, splits: Mapping[Split, Sequence[str]], samples: int) -> "Counts":
-        """At most `samples` of each split; of validation none where they are too few to compare."""
-        test, validation = (min(samples, len(ids)) for ids in (splits["test"], splits["validation"]))
-        return cls(test, validation if validation >= conditioning.LEAST_FACES else 0)
-
-    def tasks(self, size: int) -> list[dict[str, str | int]]:
-        """Arguments of an `Examiner`, for at most `size` faces each."""
-        return [
-            {"split": split, "start": start, "stop": min(start + size, count)}
-            for split, count in self._asdict().items()
-            for start in range(0, count, size)
-        ]
-
-
-class FaceSheets(NamedTuple):
-    """What was measured of some test faces."""
-
-    sheets: dict[str, ScoreSheet]
-    """Of each row of the reconstruction."""
-    swap: SwapSheet
-
-
-class Examiner:
-    """Holds model, parser and data in one process; called once for each task."""
-
-    def __init__(
-        self, subjects: Subjects, colours: NDArray[np.float64], pixels: NDArray[np.int64], counts: Counts, seed: int
-    ) -> None:
-        self.synthesiser = subjects.synthesiser()
-        self.parser = load_parser(subjects.parser, subjects.device)
-        self.readers = {split: ShardReader(subjects.shards, split) for split, n in counts._asdict().items() if n}
-        self.colours = MeanColours(colours, pixels)
-        self.counts, self.seed = counts, seed
-
-    def __call__(self, split: str, start: int, stop: int) -> FaceSheets | LossSheet:
-        reader, positions = self.readers[split], list(range(start, stop))
-        if split == "validation":
-            return conditioning.score(self.synthesiser, reader, positions, self.counts.validation, self.seed)
-        images, labels = reader.batch(positions)
-        made = rows(self.synthesiser, self.colours, images, labels, positions)
-        return FaceSheets(
-            sheets=metrics.score(self.parser, positions, images, labels, made),
-            swap=editing.swap(self.synthesiser, reader, positions, images, labels, made["model"], self.counts.test),
-        )
+Found = dict[str, Sheet]
+"""What a task has measured, by name: `reconstruction/model`, `partial_swap/hair`, `noise_only/6/0` and so on."""
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Everything that the tasks have found, of all faces."""
+class Subjects:
+    """The model under test, its data and its judges: where they lie."""
 
-    sheets: Mapping[str, ScoreSheet]
-    """Of each row of the reconstruction."""
-    swap: SwapSheet
-    losses: LossSheet
+    weights: str
+    """Path or URI of the final checkpoint."""
+    autoencoder: Path
+    parser: Path
+    shards: str
+    sampling: SamplingConfig
+    use_gpu: bool
+
+    def synthesiser(self) -> Synthesiser:
+        """The model, in a process that computes with one thread: in what order it adds depends on their number."""
+        torch.set_num_threads(1)
+        return load_synthesiser(self.weights, self.autoencoder, self.sampling, self.device)
+
+    def judges(self) -> Judges:
+        return Judges.load(self.parser, self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if self.use_gpu else "cpu")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and of how many faces: the first ones of each split."""
+
+    config: EvaluationConfig
+    test: int
+    validation: int
+    steps: tuple[int, ...]
+    """Of sampling, for noise alone."""
+    sampling_steps: int
+    """Those of everything else."""
+    seed: int
 
     @classmethod
-    def gather(cls, found: Sequence[FaceSheets | LossSheet], counts: Counts) -> "Measured":
-        """All tasks' results as one. Raises ValueError if a face is missing or was measured twice."""
-        losses = [part for part in found if isinstance(part, LossSheet)]
-        faces = [part for part in found if not isinstance(part, LossSheet)]
+    def of(cls, config: EvaluationConfig, sampling: SamplingConfig, test: int, validation: int, seed: int) -> "Plan":
+        """For splits of so many faces; of validation none where they are too few to compare."""
+        fewer = min(config.samples, validation)
         return cls(
-            sheets={row: metrics.merge([part.sheets[row] for part in faces], counts.test) for row in faces[0].sheets},
-            swap=editing.merge([part.swap for part in faces]),
-            losses=conditioning.merge(losses, counts.validation),
+            config=config,
+            test=min(config.samples, test),
+            validation=fewer if fewer >= conditioning.LEAST_FACES else 0,
+            steps=tuple(sorted({*config.steps, sampling.steps})),
+            sampling_steps=sampling.steps,
+            seed=seed,
         )
 
-    @cached_property
-    def metrics(self) -> dict[str, dict[str, dict[str, float]]]:
-        """{task: {row: {metric: value}}}; a task that these faces do not allow is left out."""
-        swap, losses = self.swap.summary(), self.losses.summary()
-        return {
-            "reconstruction": {row: sheet.summary() for row, sheet in self.sheets.items()},
-            **({"parser": {"truth": next(iter(self.sheets.values())).truth_summary()}} if self.sheets else {}),
-            **({f"swap_{editing.PART}": {"model": swap}} if swap else {}),
-            **({"conditioning": losses} if losses else {}),
+    def tasks(self) -> list[dict[str, str | int]]:
+        """Arguments of an `Examiner`, each for a range of faces; the dear ones first, so that none is late."""
+
+        def ranges(kind: str, count: int, **more: int) -> list[dict[str, str | int]]:
+            size = self.config.batch_size
+            return [
+                {"kind": kind, "start": start, "stop": min(start + size, count), **more}
+                for start in range(0, count, size)
+            ]
+
+        noise = [task for steps in reversed(self.steps) for task in ranges("noise_only", self.test, steps=steps)]
+        return ranges("edits", self.test) + noise + ranges("conditioning", self.validation)
+
+    def weight(self, kind: str, start: int, stop: int, steps: int = 0) -> int:
+        """Roughly the pictures that a task makes, for a bar."""
+        if kind == "conditioning":
+            return stop - start
+        if kind == "noise_only":
+            return (stop - start) * (1 + (steps == self.sampling_steps))
+        ways = max(0, min(stop, self.config.interpolated) - start)
+        return (stop - start) * (2 + len(self.config.swaps)) + ways * (2 * len(interpolation.WEIGHTS) + 1)
+
+
+class Examiner:
+    """Holds model, judges and data; called once for each task of a `Plan`."""
+
+    def __init__(self, subjects: Subjects, colours: MeanColours, plan: Plan) -> None:
+        self.synthesiser, self.judges = subjects.synthesiser(), subjects.judges()
+        self.readers = {name: ShardReader(subjects.shards, name) for name in ("test", "validation")}
+        self.colours, self.plan = colours, plan
+
+    def __call__(self, kind: str, start: int, stop: int, **more: int) -> Found:
+        positions = list(range(start, stop))
+        if kind == "edits":
+            return self._edits(positions)
+        if kind == "noise_only":
+            return self._noise_only(positions, **more)
+        found = conditioning.score(
+            self.synthesiser, self.readers["validation"], positions, self.plan.validation, self.plan.seed
+        )
+        return {"conditioning": found}
+
+    def _seeds(self, positions: Sequence[int], draw: int) -> list[int]:
+        return face_seeds([self.readers["test"][p].id for p in positions], self.plan.seed, draw)
+
+    def _edits(self, positions: list[int]) -> Found:
+        """Reconstruction, and the edits that are compared with it: all of a face with the same noise."""
+        reader, model, judges = self.readers["test"], self.synthesiser, self.judges
+        images, labels = reader.batch(positions)
+        seeds = np.array(self._seeds(positions, EDIT))
+        before = in_chunks(model.reconstruct, images, labels, seeds)
+        rows = {
+            "style_blind": self.colours.style_blind(labels),
+            "own_colours": own_colours(images, labels),
+            "model": before,
+            "ceiling": in_chunks(model.round_trip, images),
         }
+        found: Found = {f"reconstruction/{row}": judges.score(positions, p, labels, images) for row, p in rows.items()}
+        found["truth"] = judges.read(positions, images, labels)
 
-    @property
-    def class_iou(self) -> dict[str, dict[str, float]]:
-        """{row: {class: IoU}}, first of the parser on the real images, then of each row of the reconstruction."""
-        # Every sheet has the same, of the same real images.
-        truth = metrics.class_iou(next(iter(self.sheets.values())).truth_confusion)
-        return {"truth": truth} | {row: sheet.class_iou() for row, sheet in self.sheets.items()}
+        for name, parts in self.plan.config.swaps.items():
 
-    @property
-    def ssim_share(self) -> float | None:
-        """How far the model's SSIM is on the way from style_blind to the ceiling; None where there is no way."""
-        rows = self.metrics["reconstruction"]
-        return metrics.share(*(rows[row]["ssim"] for row in ("model", "style_blind", "ceiling")))
+            def swapped(
+                chosen: list[int], references: Images, their_labels: Labels, parts: Sequence[str] = parts
+            ) -> Images:
+                make = partial(swap, model, parts)
+                return in_chunks(make, images[chosen], labels[chosen], references, their_labels, seeds[chosen])
+
+            found[f"partial_swap/{name}"] = editing.swap(
+                swapped, reader, positions, labels, before, self.plan.test, parts
+            )
+
+        others, their_labels = reader.batch([(p + 1) % self.plan.test for p in positions])
+        dressed = in_chunks(model.dress, labels, others, their_labels, seeds)
+        colours = editing.colour_sheet(positions, before, dressed, labels, others, their_labels, ALL)
+        read = judges.read(positions, dressed, labels)
+        lacking = absent(labels, their_labels)
+        found["total_swap"] = extend(TotalSheet, read, went=colours.went, way=colours.way, absent=lacking)
+
+        ways = [i for i, p in enumerate(positions) if p < self.plan.config.interpolated]
+        if ways:
+            pair = (images[ways], labels[ways], others[ways], their_labels[ways], seeds[ways])
+            for row, parts in (("parts", interpolation.PARTS), ("whole", LABELS)):
+                between = [in_chunks(partial(interpolate, model, parts, w), *pair) for w in interpolation.WEIGHTS]
+                last = dressed[ways] if row == "whole" else in_chunks(partial(swap, model, parts), *pair)
+                found[f"interpolation/{row}"] = interpolation.measure(
+                    [positions[i] for i in ways], [before[ways], *between, last]
+                )
+        return found
+
+    def _noise_only(self, positions: list[int], steps: int) -> Found:
+        """Of each mask a picture, and for diversity another one, where the number of steps is that of all else."""
+        _, labels = self.readers["test"].batch(positions)
+        model = replace(self.synthesiser, sampling=self.synthesiser.sampling.model_copy(update={"steps": steps}))
+        draws = (FIRST, SECOND) if steps == self.plan.sampling_steps else (FIRST,)
+        found: Found = {}
+        made = []
+        for draw in draws:
+            start = time.perf_counter()
+            pictures = in_chunks(model.random, labels, self._seeds(positions, draw))
+            # Chunks are filled up: a picture is as dear as that of a full one.
+            chunks = -(-len(positions) // CHUNK)
+            seconds = np.full(len(positions), (time.perf_counter() - start) / (chunks * CHUNK))
+            read = self.judges.read(positions, pictures, labels)
+            found[f"noise_only/{steps}/{draw}"] = extend(NoiseSheet, read, seconds=seconds)
+            made.append(pictures)
+        if len(made) == 2:
+            found["diversity"] = PairSheet(read.positions, self.judges.apart(*made))
+        return found
+
+
+def swap(
+    model: Synthesiser,
+    parts: Sequence[str],
+    images: Images,
+    labels: Labels,
+    references: Images,
+    reference_labels: Labels,
+    seeds: NDArray[np.int64],
+) -> Images:
+    """`Synthesiser.swap`, with what is not cut into chunks before what is."""
+    return model.swap(images, labels, references, reference_labels, parts, seeds.tolist())
+
+
+def interpolate(
+    model: Synthesiser,
+    parts: Sequence[str],
+    weight: float,
+    images: Images,
+    labels: Labels,
+    references: Images,
+    reference_labels: Labels,
+    seeds: NDArray[np.int64],
+) -> Images:
+    """Likewise."""
+    return model.interpolate(images, labels, references, reference_labels, parts, weight, seeds.tolist())

@@ -4,7 +4,7 @@ The launcher makes the run (`open_run`); rank 0 reopens it by id (`RunLogger`). 
 training: it is counted and said, and what could not be sent is sent later, from the run's own journal if need be.
 """
 
-from scadm.tracking.evaluation import EVALUATION, evaluation_run, log_evaluation
+from scadm.tracking.evaluation import EVALUATION, evaluation_run, log_evaluation, log_report
 from scadm.tracking.machine_metrics import machine_metrics
 from scadm.tracking.run_logger import RunLogger, replay
 from scadm.tracking.runs import RUN_KEY, ending, find_run, open_run
@@ -23,6 +23,7 @@ __all__ = [
     "find_weights",
     "keep_weights",
     "log_evaluation",
+    "log_report",
     "machine_metrics",
     "open_run",
     "replay",

@@ -15,6 +15,9 @@ from scadm.tracking.run_logger import METRICS_PER_CALL
 from scadm.tracking.runs import RUN_KEY, open_run, shown_params
 from scadm.tracking.store import Tracked, asking, warn
 
+Numbers = Mapping[str, Mapping[str, Mapping[str, tuple[float, float | None, float | None]]]]
+"""{task: {row: {metric: (value, low, high)}}}, the ends of an interval where there is one."""
+
 EVALUATION = "scadm.evaluation"
 """Tag of a run that holds an evaluation's metrics: the run key of that evaluation."""
 
@@ -57,17 +60,21 @@ def _evaluation_run(config: TrackingConfig, home: Path, trained: Tracked, key: s
     return below
 
 
-def log_evaluation(tracked: Tracked, metrics: Mapping[str, Mapping[str, Mapping[str, float]]], reports: Path) -> None:
-    """The evaluation's metrics, {task: {row: {metric: value}}}, and its files into an MLflow run.
+def log_evaluation(tracked: Tracked, measures: Numbers, reports: Path) -> None:
+    """The evaluation's numbers as metrics `task/row/metric`, and its figures, into an MLflow run.
+
+    The ends of an interval are `task/row/metric_low` and `_high`.
 
     A store that fails costs a warning: what was measured is in the reports.
     """
     now = get_current_time_millis()
     flat = [
-        Metric(f"{task}/{row}/{name}", value, now, 0)
-        for task, rows in metrics.items()
+        Metric(f"{task}/{row}/{name}{end}", value, now, 0)
+        for task, rows in measures.items()
         for row, part in rows.items()
-        for name, value in part.items()
+        for name, measure in part.items()
+        for end, value in zip(("", "_low", "_high"), measure, strict=True)
+        if value is not None
     ]
     run_id = tracked.run_id
 
@@ -76,11 +83,15 @@ def log_evaluation(tracked: Tracked, metrics: Mapping[str, Mapping[str, Mapping[
             for i in range(0, len(flat), METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=flat[i : i + METRICS_PER_CALL])
 
-    calls: tuple[Callable[[MlflowClient], None], ...] = (
-        send,
-        lambda client: client.log_artifacts(run_id, str(reports / "figures"), "figures"),
-        lambda client: client.log_artifact(run_id, str(reports / "index.html"), "report"),
-    )
+    _try(tracked, reports, send, lambda client: client.log_artifacts(run_id, str(reports / "figures"), "figures"))
+
+
+def log_report(tracked: Tracked, page: Path) -> None:
+    """The report into the run of its evaluation; a store that fails costs a warning."""
+    _try(tracked, page.parent, lambda client: client.log_artifact(tracked.run_id, str(page), "report"))
+
+
+def _try(tracked: Tracked, reports: Path, *calls: Callable[[MlflowClient], None]) -> None:
     try:
         client = MlflowClient(tracked.uri)
         for call in calls:

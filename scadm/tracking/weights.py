@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlflow.tracking import MlflowClient
 
-from scadm.files.checkpoint import digest_of, is_complete
+from scadm.files.checkpoint import copy_checkpoint, digest_of, is_complete
 from scadm.files.manifest import require_same
 from scadm.files.store import Store
 from scadm.redaction import brief, redacted
@@ -40,9 +40,12 @@ def fetch_artifacts(tracked: Tracked, name: str, folder: Path) -> Path:
     return Path(MlflowClient(tracked.uri).download_artifacts(tracked.run_id, name, str(folder)))
 
 
-def find_weights(trained: Mapping[str, str], storage_root: str, tracked: Tracked, work: Path) -> str:
+def find_weights(
+    trained: Mapping[str, str], storage_root: str, tracked: Tracked, work: Path, everywhere: bool = False
+) -> str:
     """Where the weights of models/train.json are: at the storage root, or fetched from the run's artifacts.
 
+    `everywhere`: fetched ones are put back to the storage root, where every node of a cluster finds them.
     Raises ValueError where they are in neither place, or are not the ones that were trained.
     """
     place = f"{storage_root}/{trained['weights']}"
@@ -61,4 +64,8 @@ def find_weights(trained: Mapping[str, str], storage_root: str, tracked: Tracked
         trained["sha256"],
         "Run `dvc repro train`.",
     )
+    if everywhere and "://" not in place:
+        kept = Store(f"{storage_root}/{trained['weights']}")
+        copy_checkpoint(Store(place), kept)
+        return kept.root
     return place
