@@ -22,7 +22,7 @@ help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then about 10 min on two cores
-	@echo "== dvc repro: nine stages, about 10 minutes on two cores; finished stages are skipped =="
+	@echo "== dvc repro: ten stages, about 10 minutes on two cores; finished stages are skipped =="
 	dvc repro
 	@echo "== done. The report: reports/index.html. Runs and models: make ui =="
 

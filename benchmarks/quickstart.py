@@ -68,7 +68,7 @@ def run(name: str, changes: Sequence[str]) -> dict[str, Any]:
 
 def row(metrics: dict[str, Any]) -> dict[str, float]:
     """The table's columns from a metrics.json."""
-    rows, swap = metrics["reconstruction"], metrics["swap_hair"]["model"]
+    rows, swap = metrics["reconstruction"], metrics["partial_swap"]["hair"]
     model, ceiling, blind = rows["model"], rows["ceiling"], rows["style_blind"]
     values = (
         model["ssim"],

@@ -1,4 +1,4 @@
-"""One real run of all nine stages, and what people do with it: real DVC, Ray, MLflow and webdataset."""
+"""One real run of all ten stages, and what people do with it: real DVC, Ray, MLflow and webdataset."""
 
 import json
 import re
@@ -55,7 +55,8 @@ def test_metrics_have_all_four_rows(project: Project) -> None:
     rows = json.loads((project.folder / "reports/metrics.json").read_text())["reconstruction"]
     assert set(rows) == ROWS
     for row in rows.values():
-        assert {"ssim", "psnr", "miou", "accuracy", "frechet_small-64"} == set(row)
+        sets = {"frechet_small-64", "kernel_small-64", "kernel_small-64_std"}
+        assert {"ssim", "psnr", "miou", "accuracy", *sets} == set(row)
         assert 0 < row["ssim"] < 1 and 0 <= row["miou"] <= row["accuracy"] <= 1
     # Painting each face's own colours says more of it than painting everyone's.
     assert rows["own_colours"]["ssim"] > rows["style_blind"]["ssim"]
@@ -64,17 +65,21 @@ def test_metrics_have_all_four_rows(project: Project) -> None:
 def test_metrics_say_whether_the_conditioning_is_used(project: Project) -> None:
     metrics = json.loads((project.folder / "reports/metrics.json").read_text())
     evaluation = json.loads((project.folder / "reports/evaluation.json").read_text())
-    assert set(metrics) == {"reconstruction", "parser", "swap_hair", "conditioning"}
+    experiments = {"reconstruction", "total_swap", "partial_swap", "interpolation", "noise_only"}
+    assert set(metrics) == {*experiments, "parser", "conditioning", "seconds"}
     assert set(metrics["parser"]["truth"]) == {"miou", "accuracy"}
-    assert {"transfer", "transfer_low", "transfer_high", "arrival"} <= set(metrics["swap_hair"]["model"])
-    assert 2 <= evaluation["swap_hair_pairs"] <= evaluation["faces"] == 12
+    assert {"transfer", "arrival"} <= set(metrics["partial_swap"]["hair"])
+    intervals = json.loads((project.folder / "reports/intervals.json").read_text())
+    low, high = intervals["partial_swap"]["hair"]["transfer"]
+    assert low <= metrics["partial_swap"]["hair"]["transfer"] <= high
+    assert 2 <= evaluation["pairs"]["hair"] <= evaluation["faces"] == 12
     assert set(metrics["conditioning"]) == {"own", "other_styles", "other_masks"}
     assert metrics["conditioning"]["own"]["loss"] > 0
     assert 2 <= evaluation["conditioning_faces"] <= 12
     rows = metrics["reconstruction"]
     model, floor, ceiling = (rows[row]["ssim"] for row in ("model", "style_blind", "ceiling"))
     assert evaluation["ssim_share"] == pytest.approx((model - floor) / (ceiling - floor))
-    assert "Is the conditioning used?" in (project.folder / "reports/index.html").read_text()
+    assert "The loss under wrong conditions" in (project.folder / "reports/index.html").read_text()
 
 
 def test_training_makes_the_model_better(project: Project) -> None:
@@ -86,7 +91,7 @@ def test_training_makes_the_model_better(project: Project) -> None:
 
 def test_the_report_is_one_file_with_its_pictures_inside(project: Project) -> None:
     page = (project.folder / "reports/index.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == len(list((project.folder / "reports/figures").iterdir())) == 12
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page), "nothing is loaded from elsewhere"
 
 
@@ -126,7 +131,8 @@ def test_one_mlflow_run_holds_params_metrics_pictures_and_lineage(project: Proje
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train/loss")]
     assert steps == list(range(5, 41, 5)), "every logged step once"
     assert {"train/lr", "train/images_per_s", "validation/loss", "reconstruction/model/ssim"} <= set(run.data.metrics)
-    assert {"swap_hair/model/transfer", "conditioning/other_styles/rise"} <= set(run.data.metrics)
+    names = {"partial_swap/hair/transfer", "partial_swap/hair/transfer_low", "conditioning/other_styles/rise"}
+    assert names <= set(run.data.metrics)
     assert {"scadm.git_commit", "scadm.dvc_lock", "scadm.data_manifest"} <= set(run.data.tags)
     assert run.inputs.dataset_inputs[0].dataset.name == "synthetic-smoke"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
@@ -144,6 +150,7 @@ def test_an_edit_of_evaluation_tracking_or_app_does_not_train_again(project: Pro
     touched = {}
     for name in (
         "scadm/evaluation/figures.py",
+        "scadm/report/sections.py",
         "scadm/tracking/run_logger.py",
         "scadm/app/cli.py",
         "scadm/models/unet.py",
@@ -154,6 +161,7 @@ def test_an_edit_of_evaluation_tracking_or_app_does_not_train_again(project: Pro
         touched[name] = set(json.loads(project.run("dvc", "status", "--json").stdout))
         path.write_text(before)
     assert touched["scadm/evaluation/figures.py"] == {"evaluate"}
+    assert touched["scadm/report/sections.py"] == {"report"}, "a word in the report measures nothing again"
     assert touched["scadm/tracking/run_logger.py"] == set()
     assert touched["scadm/app/cli.py"] == set()
     assert "train" in touched["scadm/models/unet.py"], "the check itself can fail"
@@ -241,6 +249,56 @@ def test_two_queued_experiments_end_in_the_store_of_the_project(project: Project
 
 def _of_training(metrics: Mapping[str, float]) -> set[str]:
     return {name for name in metrics if name.startswith("train/")}
+
+
+def test_a_rejected_experiment_is_a_result_and_not_lost(project: Project) -> None:
+    """The gate's answer is no error: DVC would throw away the experiment of a stage that fails."""
+    before = json.loads((project.folder / "reports/registration.json").read_text())
+    done = project.run("dvc", "exp", "run", "--temp", "--name", "rejected", "-S", "registry.gate.min_ssim_share=9.0")
+    assert "not promoted" in done.stdout
+    (ref,) = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/rejected").stdout.split()
+    lock = yaml.safe_load(project.run("git", "show", f"{ref}:dvc.lock").stdout)
+    assert {"register", "report"} <= set(lock["stages"])
+    params = yaml.safe_load(project.run("git", "show", f"{ref}:params.yaml").stdout)
+    assert params["registry"]["gate"]["min_ssim_share"] == 9.0
+    after = json.loads((project.folder / "reports/registration.json").read_text())
+    assert after == before, "the workspace is as it was"
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/storage/mlflow.db")
+    assert str(client.get_model_version_by_alias(before["model"], "champion").version) == before["version"]
+
+
+def test_one_worker_measures_what_two_measured(project: Project, tmp_path: Path) -> None:
+    alone = project.copy(tmp_path / "alone")
+    (alone.folder / "storage").symlink_to(project.folder / "storage")
+    alone.set({"cluster.data_workers": 1})
+    alone.run("python", "-m", "pipeline.evaluate")
+    one, two = (json.loads((folder / "reports/metrics.json").read_text()) for folder in (alone.folder, project.folder))
+    for tree in (one, two):
+        assert tree.pop("seconds")
+    assert flat(one) == pytest.approx(flat(two), rel=1e-6)
+
+
+def flat(tree: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
+    return {f"{a}/{b}/{c}": value for a, rows in tree.items() for b, part in rows.items() for c, value in part.items()}
+
+
+def test_pictures_of_others_are_scored_on_the_same_faces(project: Project, tmp_path: Path) -> None:
+    """The real pictures of the test faces, made dark: as like the real ones as that allows."""
+    from PIL import Image
+
+    from scadm.data.shards import ShardReader
+
+    copy = project.copy(tmp_path / "copy")
+    reader, folder = ShardReader(str(copy.folder / "data/shards"), "test"), tmp_path / "pictures"
+    folder.mkdir()
+    for sample in (reader[i] for i in range(12)):
+        Image.fromarray(sample.image // 2).save(folder / f"{sample.id}.png")
+    done = copy.run("scadm", "evaluate", "--images", str(folder), "--name", "Night")
+    assert "comparisons/Night.json holds the scores of 12 faces" in done.stdout
+    copy.run("python", "-m", "pipeline.report")
+    assert "Night" in (copy.folder / "reports/index.html").read_text()
 
 
 def test_labels_travel_with_every_out(project: Project) -> None:

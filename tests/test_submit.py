@@ -126,7 +126,7 @@ def test_the_pipeline_without_a_common_folder(finished: Project, tmp_path: Path,
     for stage in ("masks", "latents", "train", "evaluate"):
         assert f"submitting scadm-{stage}-" in said
     assert "submitting scadm-autoencoder" not in said and "submitting scadm-parser" not in said
-    assert (project.folder / "reports/index.html").is_file() and list((project.folder / "reports/figures").iterdir())
+    assert (project.folder / "reports/faces.csv").is_file() and list((project.folder / "reports/figures").iterdir())
     assert len(list((project.folder / "data/onehot").glob("*.parquet"))) == 4
     assert objects("repro/work/") == [], "parts are kept until the out is there"
     assert json.loads((project.folder / "reports/metrics.json").read_text())["reconstruction"]["model"]

@@ -160,15 +160,21 @@ def test_an_evaluation_is_logged_by_task_row_and_metric(opened: Callable[..., Tr
     tracked = opened("7777")
     (tmp_path / "figures").mkdir()
     (tmp_path / "index.html").write_text("report")
-    metrics = {
-        "reconstruction": {"model": {"ssim": 0.5}, "ceiling": {"ssim": 0.75}},
-        "swap_hair": {"model": {"transfer": 0.625}},
+    measures = {
+        "reconstruction": {"model": {"ssim": (0.5, 0.25, 0.75)}, "ceiling": {"ssim": (0.75, None, None)}},
+        "partial_swap": {"hair": {"transfer": (0.625, None, None)}},
     }
-    tracking.log_evaluation(tracked, metrics, tmp_path)
+    tracking.log_evaluation(tracked, measures, tmp_path)
+    tracking.log_report(tracked, tmp_path / "index.html")
+    assert [file.path for file in MlflowClient(tracked.uri).list_artifacts(tracked.run_id, "report")] == [
+        "report/index.html"
+    ]
     assert MlflowClient(tracked.uri).get_run(tracked.run_id).data.metrics == {
         "reconstruction/model/ssim": 0.5,
+        "reconstruction/model/ssim_low": 0.25,
+        "reconstruction/model/ssim_high": 0.75,
         "reconstruction/ceiling/ssim": 0.75,
-        "swap_hair/model/transfer": 0.625,
+        "partial_swap/hair/transfer": 0.625,
     }
 
 
@@ -231,7 +237,7 @@ def test_a_store_that_is_away_at_the_end_costs_a_warning(tmp_path: Path, capsys:
 def test_an_evaluation_goes_on_without_the_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tracked = Tracked(NOBODY, "nobody")
     assert tracking.evaluation_run(SQLITE, tmp_path, tracked, "e1", PARAMS) == tracked
-    tracking.log_evaluation(tracked, {"reconstruction": {"model": {"ssim": 0.5}}}, tmp_path)
+    tracking.log_evaluation(tracked, {"reconstruction": {"model": {"ssim": (0.5, None, None)}}}, tmp_path)
     assert capsys.readouterr().out.count("Going on without it") == 2
 
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from scadm.evaluation.conditioning import TURNS
+from scadm.evaluation.editing import LEAST_SHARE, RING
+from scadm.evaluation.interpolation import PARTS
 from scadm.evaluation.measure import Measures
 from scadm.evaluation.measured import RECONSTRUCTION, Measured
 
@@ -91,6 +94,12 @@ def evaluation_json(
             "ssim_share": measured.ssim_share,
             "class_iou": measured.class_iou,
             "unseen": list(unseen),
+            "rules": {
+                "least_share": LEAST_SHARE,
+                "ring": RING,
+                "timesteps_a_face": TURNS,
+                "interpolated_parts": list(PARTS),
+            },
         }
     )
 

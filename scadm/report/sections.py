@@ -5,10 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from scadm.config import TrainingConfig, flatten
-from scadm.evaluation.conditioning import TURNS
-from scadm.evaluation.editing import LEAST_SHARE, RING
 from scadm.evaluation.figures import Figure
-from scadm.evaluation.interpolation import PARTS
 from scadm.evaluation.measure import Measure
 from scadm.report import findings
 from scadm.report.comparisons import Rival
@@ -168,7 +165,7 @@ def _ways(results: Results) -> Iterator[Section]:
 
 
 def _partial_swap(results: Results) -> Section:
-    rows, pairs = results.rows("partial_swap"), results.evaluation["pairs"]
+    rows, pairs, rules = results.rows("partial_swap"), results.evaluation["pairs"], results.evaluation["rules"]
     none = [
         f"{row}: not measured, as {n} pairs of test faces show it, and 2 are needed."
         for row, n in pairs.items()
@@ -179,10 +176,10 @@ def _partial_swap(results: Results) -> Section:
     with_pairs = {row: [Cell(str(pairs[row])), *cells] for row, cells in found.rows.items()}
     caption = (
         "Pairs of test faces: the reconstruction, and the same with these parts' style of the next face that shows "
-        f"them (on {LEAST_SHARE:.1%} of its pixels or more). Transfer: how far the parts' mean colours went along the "
+        f"them (on {rules['least_share']:.1%} of its pixels or more). Transfer: how far the parts' mean colours went along the "
         "way to the reference's, 1 being all of it. Arrival: 1 less what is then left of the distance, so that it sees "
         "colour off the way too. Leakage: mean change outside the parts over that inside; "
-        f"{RING} pixels beyond their border are left out. Other side: the same in the parts of the other side, where "
+        f"{rules['ring']} pixels beyond their border are left out. Other side: the same in the parts of the other side, where "
         f"those of one side were swapped, the paper's case of one eye. {INTERVALS}"
     )
     return Section(
@@ -212,7 +209,7 @@ def _interpolation(results: Results) -> Section:
     rows = results.rows("interpolation")
     caption = (
         f"{results.evaluation['interpolated']} test faces, led to the next face's style in even steps of the codes of "
-        f"{', '.join(PARTS)} (parts), or of all parts (whole). Evenness: mean step of the picture over the largest, 1 "
+        f"{', '.join(results.evaluation['rules']['interpolated_parts'])} (parts), or of all parts (whole). Evenness: mean step of the picture over the largest, 1 "
         "where no step is larger than another. Directness: change from the first picture to the last over the sum of "
         f"the steps, 1 where there is no detour. {INTERVALS}"
     )
@@ -261,7 +258,7 @@ def _conditioning(results: Results) -> Section:
     own = rows["own"]["loss"].value
     said = [findings.rise(rows[row], own, what) for row, what in (("other_styles", "styles"), ("other_masks", "mask"))]
     caption = (
-        f"{results.evaluation['conditioning_faces']} validation faces, {TURNS} timesteps of each, with the same noise "
+        f"{results.evaluation['conditioning_faces']} validation faces, {results.evaluation['rules']['timesteps_a_face']} timesteps of each, with the same noise "
         "in all rows: under its own style and mask, under the next face's style codes, and under the next face's mask. "
         f"Rise: the mean difference to the own, face by face. {INTERVALS}"
     )
@@ -276,15 +273,8 @@ def _ablation(results: Results) -> Iterator[Section]:
     if found is None:
         return
     order = found["columns"]
-    rows = {
-        form: [
-            Cell(number(name, part[name][0]), f"{number(name, part[name][1])} to {number(name, part[name][2])}")
-            if name in part
-            else NONE
-            for name in order
-        ]
-        for form, part in found["rows"].items()
-    }
+    measured = {form: {name: Measure(*ends) for name, ends in part.items()} for form, part in found["rows"].items()}
+    rows = {form: [cell(name, part) for name in order] for form, part in measured.items()}
     yield Section(
         "Ablation",
         found["text"],
