@@ -79,7 +79,8 @@ def project(quickstart: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder = tmp_path / "project"
     for name in ("scadm", "pipeline"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "conf" / "no_images", folder / "conf" / "no_images")
+    for name in ("conf/no_images", "comparisons"):
+        shutil.copytree(ROOT / name, folder / name)
     (folder / ".dvc").mkdir()
     shutil.copy(ROOT / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(quickstart)

@@ -176,11 +176,11 @@ def _partial_swap(results: Results) -> Section:
     with_pairs = {row: [Cell(str(pairs[row])), *cells] for row, cells in found.rows.items()}
     caption = (
         "Pairs of test faces: the reconstruction, and the same with these parts' style of the next face that shows "
-        f"them (on {rules['least_share']:.1%} of its pixels or more). Transfer: how far the parts' mean colours went along the "
-        "way to the reference's, 1 being all of it. Arrival: 1 less what is then left of the distance, so that it sees "
-        "colour off the way too. Leakage: mean change outside the parts over that inside; "
-        f"{rules['ring']} pixels beyond their border are left out. Other side: the same in the parts of the other side, where "
-        f"those of one side were swapped, the paper's case of one eye. {INTERVALS}"
+        f"them (on {rules['least_share']:.1%} of its pixels or more). Transfer: how far the parts' mean colours went "
+        "along the way to the reference's, 1 being all of it. Arrival: 1 less what is then left of the distance, so "
+        "that it sees colour off the way too. Leakage: mean change outside the parts over that inside; "
+        f"{rules['ring']} pixels beyond their border are left out. Other side: the same in the parts of the other "
+        f"side, where those of one side were swapped, the paper's case of one eye. {INTERVALS}"
     )
     return Section(
         "The style of some parts",
@@ -206,10 +206,10 @@ def _total_swap(results: Results) -> Section | None:
 
 
 def _interpolation(results: Results) -> Section:
-    rows = results.rows("interpolation")
+    rows, parts = results.rows("interpolation"), results.evaluation["rules"]["interpolated_parts"]
     caption = (
         f"{results.evaluation['interpolated']} test faces, led to the next face's style in even steps of the codes of "
-        f"{', '.join(results.evaluation['rules']['interpolated_parts'])} (parts), or of all parts (whole). Evenness: mean step of the picture over the largest, 1 "
+        f"{', '.join(parts)} (parts), or of all parts (whole). Evenness: mean step of the picture over the largest, 1 "
         "where no step is larger than another. Directness: change from the first picture to the last over the sum of "
         f"the steps, 1 where there is no detour. {INTERVALS}"
     )
@@ -257,9 +257,10 @@ def _conditioning(results: Results) -> Section:
         return Section(heading, "Not measured: no validation face has another one to take conditions from.")
     own = rows["own"]["loss"].value
     said = [findings.rise(rows[row], own, what) for row, what in (("other_styles", "styles"), ("other_masks", "mask"))]
+    faces, turns = results.evaluation["conditioning_faces"], results.evaluation["rules"]["timesteps_a_face"]
     caption = (
-        f"{results.evaluation['conditioning_faces']} validation faces, {results.evaluation['rules']['timesteps_a_face']} timesteps of each, with the same noise "
-        "in all rows: under its own style and mask, under the next face's style codes, and under the next face's mask. "
+        f"{faces} validation faces, {turns} timesteps of each, with the same noise in all rows: under its own style and mask, "
+        "under the next face's style codes, and under the next face's mask. "
         f"Rise: the mean difference to the own, face by face. {INTERVALS}"
     )
     return Section(heading, tables=[table(rows, caption=caption)], points=said)
