@@ -259,8 +259,8 @@ def _conditioning(results: Results) -> Section:
     said = [findings.rise(rows[row], own, what) for row, what in (("other_styles", "styles"), ("other_masks", "mask"))]
     faces, turns = results.evaluation["conditioning_faces"], results.evaluation["rules"]["timesteps_a_face"]
     caption = (
-        f"{faces} validation faces, {turns} timesteps of each, with the same noise in all rows: under its own style and mask, "
-        "under the next face's style codes, and under the next face's mask. "
+        f"{faces} validation faces, {turns} timesteps of each, with the same noise in all rows: under its own style "
+        "and mask, under the next face's style codes, and under the next face's mask. "
         f"Rise: the mean difference to the own, face by face. {INTERVALS}"
     )
     return Section(heading, tables=[table(rows, caption=caption)], points=said)
