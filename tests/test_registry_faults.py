@@ -4,17 +4,19 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from evaluated_project import NAME, ROOT, EvaluatedProject
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from mlflow.tracking import MlflowClient
 from mlflow_server import MlflowServer
 
 import pipeline.register
 from scadm import promotion, registry, stage
-
-pytestmark = pytest.mark.slow
+from scadm.evaluation.gate import Verdict
 
 
 def start(project: EvaluatedProject, home: Path) -> "subprocess.Popen[str]":
@@ -44,6 +46,7 @@ def beside(project: EvaluatedProject, folder: Path, ssim: float) -> EvaluatedPro
     return other
 
 
+@pytest.mark.slow
 def test_of_two_at_once_on_one_machine_the_better_ends_as_champion_and_none_is_lost(tmp_path: Path) -> None:
     good = EvaluatedProject(tmp_path / "home", code=True)
     better = beside(good, tmp_path / "better", 0.7)
@@ -63,6 +66,7 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
         yield server
 
 
+@pytest.mark.slow
 def test_of_two_machines_at_once_one_ends_as_champion(server: MlflowServer, tmp_path: Path) -> None:
     """No lock is common to them. What scadm/promotion.py says that remains is let through, and nothing else."""
     machines = [EvaluatedProject(tmp_path / name, server.uri, code=True) for name in ("good", "better")]
@@ -74,55 +78,78 @@ def test_of_two_machines_at_once_one_ends_as_champion(server: MlflowServer, tmp_
     assert machines[0].aliases["champion"] == better["version"] or unseen
 
 
-def killing(server: MlflowServer, call: Callable[..., object], *, before: bool) -> Callable[..., object]:
-    def killed(*arguments: object, **named: object) -> object:
-        found = None if before else call(*arguments, **named)
-        server.kill()
-        return call(*arguments, **named) if before else found
-
-    return killed
-
-
-MOMENTS = {
-    "at first": (registry.Registry, "find", True),
-    "when the model was logged": (registry, "_log", False),
-    "when the version was judged": (promotion, "judge", False),
-    "right before the alias moves": (registry.Registry, "point", True),
-}
+def failing(project: EvaluatedProject, capsys: pytest.CaptureFixture[str]) -> None:
+    """The stage ends with one message, which names the registry and the remedy."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as status:
+        stage.run("register", pipeline.register.main)
+    assert status.value.code == 1
+    shown = capsys.readouterr().err
+    (line,) = [line for line in shown.splitlines() if line.startswith("error in stage register: ")]
+    assert f"the model registry {project.uri} failed" in line and "run the same command again" in line
+    assert "Traceback" not in shown
 
 
-def test_a_server_that_goes_away_is_one_message_and_the_same_command_finishes(
-    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SCADM_HOME", raising=False)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which `run` sets
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_a_server_that_is_killed_before_the_alias_moves_is_one_message_and_the_same_command_finishes(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     project = EvaluatedProject(tmp_path / "project", server.uri)
     monkeypatch.chdir(project.folder)
     stage.run("register", pipeline.register.main)
-    for number, (moment, (place, name, before)) in enumerate(MOMENTS.items(), 2):
-        project.evaluate(0.65 + number / 100)
-        capsys.readouterr()
-        with monkeypatch.context() as patched, pytest.raises(SystemExit) as status:
-            patched.setattr(place, name, killing(server, getattr(place, name), before=before))
-            stage.run("register", pipeline.register.main)
-        assert status.value.code == 1, moment
-        shown = capsys.readouterr().err
-        (line,) = [line for line in shown.splitlines() if line.startswith("error in stage register: ")]
-        assert f"the model registry {server.uri} failed" in line and "run the same command again" in line, moment
-        assert "Traceback" not in shown, moment
-        server.start()
-        assert project.aliases["champion"] == str(number - 1), f"{moment}: as it was"
-        stage.run("register", pipeline.register.main)
-        assert project.versions == [str(known) for known in range(1, number + 1)], f"{moment}: registered once"
-        assert project.aliases["champion"] == project.registration["version"] == str(number)
-    assert NAME in project.registration["uri"]
+    project.evaluate(0.7)
+    judge = promotion.judge
+
+    def judge_and_kill(*arguments: Any, **named: Any) -> Verdict:
+        server.kill()
+        return judge(*arguments, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(promotion, "judge", judge_and_kill)
+        failing(project, capsys)
+    server.start()
+    assert project.versions == ["1", "2"] and project.aliases == {"candidate": "2", "champion": "1"}, "as it was"
+    stage.run("register", pipeline.register.main)
+    assert project.versions == ["1", "2"] and project.aliases == {"candidate": "2", "champion": "2"}
+    assert project.registration["promoted"] and project.registration["version"] == "2"
 
 
-def test_of_a_server_too_only_the_evaluation_is_fetched(
-    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+MOMENTS = ("search_model_versions", "_create_model_version", "set_model_version_tag", "set_registered_model_alias")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_at_whatever_call_the_registry_fails_the_same_command_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+    project = EvaluatedProject(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    stage.run("register", pipeline.register.main)
 
+    def away(*_: Any, **__: Any) -> None:
+        raise ConnectionError("nobody answers")
+
+    for number, call in enumerate(MOMENTS, 2):
+        project.evaluate(0.65 + number / 100)
+        with monkeypatch.context() as patched:
+            patched.setattr(MlflowClient, call, away)
+            failing(project, capsys)
+        assert project.aliases["champion"] == str(number - 1), f"{call}: as it was"
+        stage.run("register", pipeline.register.main)
+        assert project.versions == [str(known) for known in range(1, number + 1)], f"{call}: registered once"
+        assert project.aliases["champion"] == project.registration["version"] == str(number)
+
+
+@pytest.mark.slow
+def test_of_a_server_too_only_the_evaluation_is_fetched(
+    server: MlflowServer, in_process: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     project = EvaluatedProject(tmp_path / "project", server.uri)
     monkeypatch.chdir(project.folder)
     stage.run("register", pipeline.register.main)
