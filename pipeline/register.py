@@ -1,58 +1,57 @@
 """Register the evaluated model as `candidate`, and make it `champion` if the gate says so. Exit 0 either way."""
 
 import json
+import shutil
+import tempfile
+from pathlib import Path
 
-from scadm import tracking
-from scadm.evaluation.gate import judge
-from scadm.files.manifest import sha256
-from scadm.registry import Registry, describe
+from scadm import model_card, promotion, tracking
+from scadm.evaluation.evaluated import FILES, Evaluated, evaluation_key
+from scadm.registry import CANDIDATE, Registry
 from scadm.stage import Stage, run
 
 
 def main(stage: Stage) -> None:
-    params = stage.params
-    evaluation = stage.read_json("reports/evaluation.json")
-    trained, metrics = stage.read_json("models/train.json"), stage.read_json("reports/metrics.json")
-    uri = tracking.tracking_uri(params.tracking, stage.home)
-    trained_run, evaluated_run = (tracking.Tracked(uri, tree["mlflow_run"]) for tree in (trained, evaluation))
-    name = f"sca-dm-{params.project.data_name}-{params.project.resolution}"
-    registry = Registry(uri, name)
-    version = registry.register(
-        evaluated_run.run_id,
-        weights=tracking.find_weights(trained, stage.storage_root, trained_run, stage.home / ".work"),
-        autoencoder=str(stage.path("models/autoencoder")),
-        code=[str(stage.workspace / "scadm")],
-        sampling=params.sampling.model_dump(mode="json"),
-        metrics=metrics,
-        test_split=evaluation["test_split"],
-        evaluation=sha256(stage.path("reports/evaluation.json")),
-        description=describe(params, metrics, evaluation),
-    )
-    registry.point("candidate", version)
-    champion = registry.by_alias("champion")
-    again = champion is not None and champion.number == version.number
-    verdict = judge(
-        version.metrics,
-        None if champion is None or again else champion.metrics,
-        params.registry,
-        split_digest=version.test_split,
-        champion_split_digest=None if champion is None or again else champion.test_split,
-    )
-    if verdict.promoted:
-        registry.point("champion", version)  # last: whoever follows the alias never sees half a promotion
+    params, reports = stage.params, stage.path("reports")
+    evaluated, trained = Evaluated.read(reports), stage.read_json("models/train.json")
+    uri, mlflow_run = tracking.tracking_uri(params.tracking, stage.home), evaluated.facts["mlflow_run"]
+    registry = Registry(uri, params.project.registered_name)
+    trained_run, work = tracking.Tracked(uri, trained["mlflow_run"]), stage.home / ".work"
+    with promotion.alone(stage.home, stage.say), tempfile.TemporaryDirectory(dir=work, prefix="evaluation-") as folder:
+        evaluation, card = Path(folder) / "evaluation", model_card.write(params, evaluated)
+        evaluation.mkdir()
+        for name in FILES:
+            shutil.copy(reports / name, evaluation)
+        (evaluation / "card.md").write_text(card)
+        version = registry.register(
+            mlflow_run,
+            artifacts={
+                "weights": tracking.find_weights(trained, stage.storage_root, trained_run, work),
+                "autoencoder": str(stage.path("models/autoencoder")),
+                "evaluation": str(evaluation),
+            },
+            code=[str(stage.workspace / "scadm")],
+            sampling=params.sampling.model_dump(mode="json"),
+            key=evaluation_key(reports),
+            test_split=evaluated.test_split,
+            description=card,
+        )
+        registry.point(CANDIDATE, version)
+        decision = promotion.promote(registry, version, params.registry)
+    champion = version if decision.promoted else decision.before
     result = {
-        "model": name,
+        "model": registry.name,
         "version": version.number,
         "uri": version.uri,
-        "promoted": verdict.promoted,
-        "reasons": list(verdict.reasons),
-        "champion": version.number if verdict.promoted else champion.number if champion else None,
-        "mlflow_run": evaluated_run.run_id,
+        "promoted": decision.promoted,
+        "reasons": list(decision.verdict.reasons),
+        "compared_with": decision.compared_with,
+        "champion": champion and champion.number,
+        "mlflow_run": mlflow_run,
     }
     stage.write("reports/registration.json", json.dumps(result, indent=1) + "\n")
-    for reason in verdict.reasons:
-        stage.say(reason)
-    stage.say(f"{name} version {version.number} is {'champion' if verdict.promoted else 'a candidate, not promoted'}")
+    for line in decision.lines(version.label):
+        stage.say(line)
 
 
 if __name__ == "__main__":

@@ -51,6 +51,11 @@ class ProjectConfig(Config):
     seed: Count
     resolution: Annotated[int, Field(ge=16, multiple_of=8)]
 
+    @property
+    def registered_name(self) -> str:
+        """Of the model in the registry: one name for each data set and resolution, since only these compare."""
+        return f"sca-dm-{self.data_name}-{self.resolution}"
+
 
 class SyntheticConfig(Config):
     count: PositiveInt
@@ -347,6 +352,7 @@ class GateConfig(Config):
 
     min_ssim_share: float
     min_accuracy_share: float
+    min_transfer: float
 
 
 class RegistryConfig(Config):

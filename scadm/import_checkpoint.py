@@ -84,13 +84,11 @@ def import_checkpoint(file: Path, stage: Stage, *, resolution: int, first_stage:
         tracking.keep_weights(tracked, weights)
         version = registry.Registry(tracked.uri, name).register(
             tracked.run_id,
-            weights=weights.root,
-            autoencoder=str(folder),
+            artifacts={"weights": weights.root, "autoencoder": str(folder)},
             code=[str(stage.workspace / "scadm")],
             sampling=stage.params.sampling.model_dump(mode="json"),
-            metrics={},
+            key=f"import-{key}",
             test_split="",
-            evaluation=f"import-{key}",
             description=f"Published SCA-DM checkpoint, imported from {file.name} (sha256 {content}), for "
             f"{resolution} pixels, not evaluated. Trained on CelebAMask-HQ by its authors: for non-commercial research "
             "only.",

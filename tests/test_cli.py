@@ -34,7 +34,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_help_names_every_command() -> None:
     shown = CliRunner().invoke(cli.app, ["--help"])
     assert shown.exit_code == 0
-    for name in ("doctor", "profile", "estimate", "import-checkpoint", "register"):
+    for name in ("doctor", "profile", "estimate", "import-checkpoint", "register", "promote", "rollback"):
         assert name in shown.output
         assert CliRunner().invoke(cli.app, [name, "--help"]).exit_code == 0
 

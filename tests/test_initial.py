@@ -123,13 +123,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         weights = checkpoint(tmp_path / f"{name}-{value}", value)
         made = Registry(uri, name).register(
             run(None),
-            weights=str(weights),
-            autoencoder=str(tmp_path / "autoencoder"),
+            artifacts={"weights": str(weights), "autoencoder": str(tmp_path / "autoencoder")},
             code=[str(tmp_path / "code")],
             sampling={},
-            metrics={},
+            key=str(value),
             test_split="",
-            evaluation=str(value),
             description="",
         )
         return made.uri

@@ -1,12 +1,17 @@
 """The command line, `scadm`. Commands import what they need when they run, so that `--help` answers at once."""
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scadm.redaction import redacted, redacted_traceback
+
+if TYPE_CHECKING:
+    from scadm.registry import Registry
+    from scadm.stage import Stage
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="SCA-DM Pipeline: part-by-part face synthesis.")
 
@@ -170,16 +175,18 @@ def import_checkpoint(
 @app.command(epilog="Example, in CI: dvc repro && scadm register --strict")
 def register(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 3 if the gate rejects the model.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Judge the evaluation in reports/ and say what would happen, no more.")
+    ] = False,
 ) -> None:
     """Register the evaluated model, as the stage `register` does, and say whether it became champion."""
-    from pipeline.register import main as program
     from scadm.files.store import answering
     from scadm.stage import Stage
 
     stage = Stage("register")
     with answering(stage.params.storage.root):
-        program(stage)
-    if strict and not stage.read_json("reports/registration.json")["promoted"]:
+        promoted = _would_register(stage) if dry_run else _register(stage)
+    if strict and not promoted:
         raise typer.Exit(3)
 
 
@@ -218,6 +225,98 @@ def evaluate(
     for metric, measure in found.measures.items():
         _say(f"  {metric} {measure.value:.4g}")
     _say(f"{path.relative_to(Path.cwd())} holds the scores of {len(ids)} faces; `dvc repro report` shows them.")
+
+
+def _register(stage: "Stage") -> bool:
+    from pipeline.register import main as program
+
+    program(stage)
+    return stage.read_json("reports/registration.json")["promoted"]
+
+
+def _would_register(stage: "Stage") -> bool:
+    from scadm import promotion
+    from scadm.evaluation.evaluated import Evaluated, evaluation_key
+    from scadm.registry import CHAMPION
+
+    reports, registry = stage.path("reports"), _registry(stage)
+    evaluated = Evaluated.read(reports)
+    version, champion = registry.find(evaluation_key(reports)), registry.by_alias(CHAMPION)
+    found = promotion.decide(registry.name, evaluated, version, champion, stage.params.registry)
+    for line in found.lines(version.label if version else f"a new version of {registry.name}", dry_run=True):
+        _say(line)
+    _say("A dry run: nothing was registered.")
+    return found.promoted
+
+
+def _registry(stage: "Stage", name: str | None = None) -> "Registry":
+    from scadm import tracking
+    from scadm.registry import Registry
+
+    uri = tracking.tracking_uri(stage.params.tracking, stage.home)
+    return Registry(uri, name or stage.params.project.registered_name)
+
+
+@app.command(epilog="Example: scadm promote --dry-run; scadm promote 3; scadm promote sca-dm-synthetic-64/3 --force")
+def promote(
+    version: Annotated[
+        str, typer.Argument(help="VERSION or ALIAS of this project's model, or NAME/VERSION.", metavar="[VERSION]")
+    ] = "candidate",
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it champion whatever the gate says; a tag of the version records it.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+) -> None:
+    """Judge a registered version against the champion, by params.yaml's gate, and make it champion if it passes.
+
+    The alias moves last: where anything fails, the champion is the one it was. Exit status 3 if the gate says no.
+    """
+    from scadm import promotion
+    from scadm.stage import Stage
+
+    stage = Stage("register")
+    name, _, which = version.removeprefix("models:/").replace("@", "/").rpartition("/")
+    registry = _registry(stage, name)
+    with _alone(stage, dry_run):
+        if (found := registry.by_number(which) if which.isdigit() else registry.by_alias(which)) is None:
+            raise ValueError(
+                f"the version is {version!r}, but {registry.name} has none of that number or alias, expected one of "
+                f"{', '.join(known.number for known in registry.versions()) or 'none, it has no version yet'}. Nothing "
+                "was changed. `scadm register` registers what reports/ says; `make ui` shows what there is."
+            )
+        decision = promotion.promote(registry, found, stage.params.registry, force=force, dry_run=dry_run)
+    for line in decision.lines(found.label, dry_run=dry_run):
+        _say(line)
+    if dry_run:
+        _say("A dry run: nothing was changed.")
+    if not decision.promoted:
+        raise typer.Exit(3)
+
+
+@app.command(epilog="Example: scadm rollback --dry-run && scadm rollback")
+def rollback(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would happen, and change nothing.")] = False,
+) -> None:
+    """Make the version champion again that was it before the present one; once more goes one further back.
+
+    The version that is left becomes champion again by `scadm promote VERSION --force` only.
+    """
+    from scadm import promotion
+    from scadm.stage import Stage
+
+    stage = Stage("register")
+    registry = _registry(stage)
+    with _alone(stage, dry_run):
+        left, champion = promotion.rollback(registry, dry_run=dry_run)
+    _say(f"{champion.label} {'would be' if dry_run else 'is'} champion again, in place of version {left.number}")
+    _say("A dry run: nothing was changed." if dry_run else f"`scadm promote {left.label} --force` undoes it.")
+
+
+def _alone(stage: "Stage", dry_run: bool) -> AbstractContextManager[None]:
+    """Who only looks waits for nobody."""
+    from scadm import promotion
+
+    return nullcontext() if dry_run else promotion.alone(stage.home, _say)
 
 
 @app.command(epilog="Example, after a crash or a full disk: scadm verify")

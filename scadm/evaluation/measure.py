@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from scadm.evaluation.bootstrap import interval, resamples
+from scadm.evaluation.bootstrap import BOUNDS, interval, resamples
 
 
 class Measure(NamedTuple):
@@ -32,7 +32,7 @@ def ratio(parts: NDArray[np.float64], wholes: NDArray[np.float64]) -> Measure | 
         return None
     times = resamples(len(wholes))
     part, whole = times @ parts, times @ wholes
-    low, high = np.percentile(part[whole > 0] / whole[whole > 0], [2.5, 97.5])
+    low, high = np.percentile(part[whole > 0] / whole[whole > 0], BOUNDS)
     return Measure(float(parts.sum() / wholes.sum()), float(low), float(high))
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from scadm.evaluation import metrics
-from scadm.evaluation.bootstrap import resamples
+from scadm.evaluation.bootstrap import BOUNDS, resamples
 from scadm.evaluation.fixed import in_chunks
 from scadm.evaluation.measure import Measure, mean
 from scadm.evaluation.networks import Networks, load_networks
@@ -133,5 +133,5 @@ class Judges:
 
 
 def _ends(resampled: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(resampled, [2.5, 97.5])
+    low, high = np.percentile(resampled, BOUNDS)
     return float(low), float(high)

@@ -87,7 +87,7 @@ def _reconstruction(results: Results) -> Section:
     names = [name for name in columns(rows) if name in rows["model"] or name in rows["ceiling"]]
     ends = [rows[row]["ssim"].value for row in (FLOOR, CEILING)]
     cells = {
-        row: [*(cell(name, part) for name in names), way(part["ssim"].value, *ends)] for row, part in shown.items()
+        row: [way(part["ssim"].value, *ends), *(cell(name, part) for name in names)] for row, part in shown.items()
     }
     missing = " A dash: the pictures equal the real ones bit for bit." if "psnr" not in rows["ceiling"] else ""
     caption = (
@@ -100,7 +100,7 @@ def _reconstruction(results: Results) -> Section:
         "style_blind to the ceiling; mIoU and accuracy are read against the ceiling's.",
         tables=[
             Table(
-                columns=[*map(title, names), "share of the way, by SSIM"],
+                columns=["share of the way, by SSIM", *map(title, names)],
                 rows=cells,
                 caption=caption,
                 marked=["model"],

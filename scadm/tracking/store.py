@@ -49,15 +49,15 @@ _before: dict[str, str | None] = {}
 
 
 @contextmanager
-def impatient(seconds: int = PATIENCE) -> Iterator[None]:
-    """MLflow's requests meanwhile are tried once and given some seconds, in all threads of this process.
+def impatient(seconds: int = PATIENCE, retries: int = 0) -> Iterator[None]:
+    """MLflow's requests meanwhile are given some seconds and `retries` more tries, in all threads of this process.
 
     MLflow itself would try a silent server again for minutes. Its only way to be told otherwise is the environment of
     the process, which is changed by the first block that is entered and as before when the last one is left.
     """
     global _inside
     waits = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries),
         "MLFLOW_HTTP_REQUEST_TIMEOUT": str(seconds),
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it may hold a password
     }
