@@ -4,12 +4,15 @@ import pandas as pd
 
 from scadm.data.tables import FaceTable
 from scadm.evaluation.networks import save_networks
-from scadm.evaluation.parsers import FacerParser, Parser, SmallParser, TorchScriptParser
+from scadm.evaluation.parsers import FacerParser, Parser, SmallParser, TorchScriptParser, require_sides
 from scadm.files.manifest import FILE_NAME, Manifest, describe_files
 from scadm.files.sharing import files_of
 from scadm.progress import bar
 from scadm.stage import Stage, run
 from scadm.training.parser import fit_parser
+
+SIDED = 16
+"""Faces by which a pretrained parser shows that its left is the masks' left."""
 
 
 def main(stage: Stage) -> None:
@@ -31,6 +34,8 @@ def main(stage: Stage) -> None:
         assert config.weights is not None, "the configuration requires them"
         weights = stage.located(config.weights, config.weights_sha256)
         parser = TorchScriptParser(weights) if config.kind == "torchscript" else FacerParser(weights)
+        table = FaceTable(tables, "train")
+        require_sides(parser, *table.batch(range(min(len(table), SIDED))))
     work = stage.work_folder()
     parser.save(work)
     metrics = stage.params.metrics

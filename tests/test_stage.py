@@ -18,6 +18,7 @@ import torch
 import yaml
 from filelock import Timeout
 from projects import wait_for
+from toy_faces import ToyFaces
 
 import pipeline.parser
 from scadm import profiles, stage
@@ -332,7 +333,7 @@ def test_networks_of_metrics_lie_beside_the_parser(project: Path, monkeypatch: p
     set_parameter("parser.kind", "torchscript")
     set_parameter("parser.weights", "net.pt")
     torch.jit.script(torch.nn.Conv2d(3, 19, 1)).save("net.pt")
-    asked = []
+    asked, held = [], []
     monkeypatch.setattr(Stage, "located", lambda self, named, sha256: asked.append((named, sha256)) or Path(named))
 
     def save(folder: Path, lpips: Path | None, inception: Path | None) -> None:
@@ -341,10 +342,13 @@ def test_networks_of_metrics_lie_beside_the_parser(project: Path, monkeypatch: p
         (folder / "networks" / "lpips.pt").write_bytes(b"weights")
 
     monkeypatch.setattr(pipeline.parser, "save_networks", save)
+    monkeypatch.setattr(pipeline.parser, "FaceTable", lambda *_: ToyFaces(3))
+    monkeypatch.setattr(pipeline.parser, "require_sides", lambda _, images, labels: held.append(len(images)))
     set_parameter("metrics.lpips", "alexnet.pth")
     set_parameter("metrics.lpips_sha256", "0" * 64)
     pipeline.parser.main(Stage("parser"))
     assert asked == [("net.pt", None), ("alexnet.pth", "0" * 64)]
+    assert held == [3], "the parser is held against the masks of training faces"
     files = Manifest.read(project / "models/parser").files
     assert files.keys() == {"config.json", "networks/lpips.pt", "parser.pt"}
 
