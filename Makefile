@@ -83,6 +83,8 @@ $(VENV)/.core: pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/.core
 	@echo "== adding what the tests need: about a minute, once =="
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# For whoever installs '.[faces]' or '.[metrics]' beside a CPU torch by hand: this mends what then fails.
+	$(BIN)/python infra/torchvision_on_cpu.py
 	@touch $@
 
 clean: ## remove what the stages have written; runs, checkpoints and the MLflow store in storage/ stay

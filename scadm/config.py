@@ -202,6 +202,15 @@ class ParserStageConfig(Config):
         return self
 
 
+class MetricsConfig(Config):
+    """Published networks that metrics rest on, beside the parser; None leaves their metrics out."""
+
+    lpips: str | None
+    lpips_sha256: Sha256 | None
+    inception: str | None
+    inception_sha256: Sha256 | None
+
+
 # --- the model ----------------------------------------------------------------------------------------
 
 
@@ -419,6 +428,7 @@ class Params(Config):
     autoencoder: AutoencoderStageConfig
     latents: LatentsConfig
     parser: ParserStageConfig
+    metrics: MetricsConfig
     model: ModelConfig
     diffusion: DiffusionConfig
     training: TrainingConfig

@@ -207,6 +207,7 @@ def test_inputs_that_are_not_there(project: Path) -> None:
     fault = only(doctor.inputs(params(**given)), "fault")
     assert fault.found == "not there: data.path faces.zip, autoencoder.weights null"
     assert "params.yaml" in fault.remedy
+    assert next(doctor.inputs(params(metrics__lpips="vgg.pth"))).found == "not there: metrics.lpips vgg.pth"
 
 
 def test_inputs_that_are_fetched_are_named_not_looked_for(project: Path) -> None:
@@ -220,11 +221,24 @@ def test_inputs_that_are_fetched_are_named_not_looked_for(project: Path) -> None
     assert doctor.data_bytes(given) > 6e9, "the archive's 3 GB, not the size of the code that fetches it"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("facer") is not None, reason="facer is installed")
-def test_the_parser_of_an_extra(project: Path) -> None:
-    facer = {"parser__kind": "facer", "parser__weights": "https://localhost/facer.pt"}
-    fault = only(doctor.inputs(params(**facer)), "fault")
-    assert fault.remedy == "`pip install -c constraints.txt -e '.[faces]'`"
+@pytest.mark.parametrize(
+    ("asked", "package", "extra"),
+    [
+        ({"parser__kind": "facer", "parser__weights": "https://localhost/facer.pt"}, "facer", "faces"),
+        ({"metrics__lpips": "https://localhost/alexnet.pth"}, "torchvision", "metrics"),
+        ({"metrics__inception": "https://localhost/inception.pth"}, "torch_fidelity", "metrics"),
+    ],
+)
+def test_a_package_of_an_extra(
+    project: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str], package: str, extra: str
+) -> None:
+    there = {"facer", "torchvision", "torch_fidelity"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name in there else None)
+    assert next(value for value in asked.values() if "://" in value) in only(doctor.inputs(params(**asked)), "ok").found
+    there.remove(package)
+    fault = only(doctor.inputs(params(**asked)), "fault")
+    assert f"needs {package}, and that is not installed" in fault.found
+    assert fault.remedy == f"`pip install -c constraints.txt -e '.[{extra}]'`"
 
 
 def test_what_a_run_needs() -> None:

@@ -46,6 +46,6 @@ def test_what_is_imported_is_declared_and_the_reverse() -> None:
     declared = {re.split(r"[^\w.-]", line)[0] for line in project["dependencies"]}
     files = [*FILES, *(ROOT / "pipeline").glob("*.py")]
     names = set().union(*map(imported, files)) - sys.stdlib_module_names - {"scadm", "pipeline"}
-    names -= {"facer"}  # of the extra `faces`, within the function that needs it
+    names -= {"facer"}  # of the extra `faces`, within the function that needs it; those of `metrics` by their names
     other_names = {"PIL": "pillow", "yaml": "pyyaml", "ruamel": "ruamel.yaml"}
     assert {other_names.get(name, name) for name in names} | {"dvc"} == declared, "dvc is a command only"

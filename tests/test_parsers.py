@@ -24,6 +24,7 @@ from scadm.evaluation.parsers import (
     TorchScriptParser,
     load_parser,
     official_order,
+    require_sides,
 )
 from scadm.models.parser import FaceParser
 
@@ -158,9 +159,9 @@ def test_facers_classes_are_mapped_by_name(names: list[str]) -> None:
 
 def test_facers_sides_are_the_official_ones() -> None:
     for theirs, ours in {
-        "rr": "r_ear",
-        "le": "l_eye",
-        "rb": "r_brow",
+        "rr": "l_ear",  # at the right of the picture, as are FaRL's training masks of this class
+        "le": "r_eye",
+        "rb": "l_brow",
         "llip": "l_lip",
         "face": "skin",
     }.items():
@@ -176,6 +177,16 @@ def test_facer_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "facer", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[faces\]'"):
         FacerParser(None)
+
+
+def test_a_parser_whose_sides_are_exchanged_is_refused(tmp_path: Path) -> None:
+    images, labels = painted()
+    torch.jit.script(ByRed()).save(tmp_path / "net.pt")
+    parser = TorchScriptParser(tmp_path / "net.pt")
+    require_sides(parser, images, labels)
+    require_sides(parser, np.zeros_like(images), labels)  # it finds nothing of them, on no side
+    with pytest.raises(ValueError, match=r"torchscript-\w{8} agrees with the masks in 0 of \d{4} pixels of eyes.*left"):
+        require_sides(parser, images, faces.MIRROR[labels].astype(np.uint8))
 
 
 def test_facers_logits_reach_the_official_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

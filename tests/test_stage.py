@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from filelock import Timeout
 from projects import wait_for
+from toy_faces import ToyFaces
 
 import pipeline.parser
 from scadm import profiles, stage
@@ -123,6 +125,7 @@ def test_a_run_key_is_sixteen_hex_digits_and_its_own_for_each_stage(project: Pat
         ("autoencoder", "autoencoder.network.codes", 9),
         ("latents", "latents.flip", False),
         ("parser", "parser.training.steps", 9),
+        ("parser", "metrics.lpips", "alexnet.pth"),
         ("train", "training.seed", 1),
         ("train", "model.unet.mask_attention", "soft"),
         ("train", "diffusion.no_reference", 0.25),
@@ -328,6 +331,30 @@ def test_a_small_parser_fetches_no_weights(project: Path, monkeypatch: pytest.Mo
     assert Manifest.read(project / "models/parser").files.keys() == {"weights"}
 
 
+def test_networks_of_metrics_lie_beside_the_parser(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_parameter("parser.kind", "torchscript")
+    set_parameter("parser.weights", "net.pt")
+    torch.jit.script(torch.nn.Conv2d(3, 19, 1)).save("net.pt")
+    asked, held = [], []
+    monkeypatch.setattr(Stage, "located", lambda self, named, sha256: asked.append((named, sha256)) or Path(named))
+
+    def save(folder: Path, lpips: Path | None, inception: Path | None) -> None:
+        assert (lpips, inception) == (Path("alexnet.pth"), None)
+        (folder / "networks").mkdir()
+        (folder / "networks" / "lpips.pt").write_bytes(b"weights")
+
+    monkeypatch.setattr(pipeline.parser, "save_networks", save)
+    monkeypatch.setattr(pipeline.parser, "FaceTable", lambda *_: ToyFaces(3))
+    monkeypatch.setattr(pipeline.parser, "require_sides", lambda _, images, labels: held.append(len(images)))
+    set_parameter("metrics.lpips", "alexnet.pth")
+    set_parameter("metrics.lpips_sha256", "0" * 64)
+    pipeline.parser.main(Stage("parser"))
+    assert asked == [("net.pt", None), ("alexnet.pth", "0" * 64)]
+    assert held == [3], "the parser is held against the masks of training faces"
+    files = Manifest.read(project / "models/parser").files
+    assert files.keys() == {"config.json", "networks/lpips.pt", "parser.pt"}
+
+
 def test_the_storage_root_is_absolute_or_an_address(project: Path) -> None:
     assert Stage("train").storage_root == str(project.resolve() / "storage")
     set_parameter("storage.root", "s3://bucket/path")
@@ -485,8 +512,8 @@ ALLOWED: dict[str, set[str]] = {
         *(f"scadm/models/{name}.py" for name in ("attention", "scadm", "spade", "style_encoder", "unet")),
     },
     "latents": {"scadm/faces.py"},  # likewise: masks pass through as they are
-    # It saves a parser and loads it again; a folder in another format is refused when it is loaded.
-    "parser": {"scadm/evaluation/parsers.py"},
+    # It saves parsers and networks and loads them again; a folder in another format is refused when it is loaded.
+    "parser": {"scadm/evaluation/parsers.py", "scadm/evaluation/networks.py"},
     "train": {
         "scadm/synthesis.py",  # the grids of faces that a run shows meanwhile
         "scadm/training/samples.py",

@@ -138,6 +138,8 @@ def inputs(params: Params) -> Iterator[Finding]:
         given["autoencoder.extra_images"] = params.autoencoder.extra_images
     if params.parser.kind != "small":
         given["parser.weights"] = params.parser.weights or ""
+    metrics = {"metrics.lpips": params.metrics.lpips, "metrics.inception": params.metrics.inception}
+    given |= {key: named for key, named in metrics.items() if named is not None}
     fetched = {key: named for key, named in given.items() if is_address(named)}
     paths = {key: named for key, named in given.items() if key not in fetched}
     if params.data.addresses:
@@ -146,12 +148,24 @@ def inputs(params: Params) -> Iterator[Finding]:
     if gone:
         remedy = "put it there, or name in params.yaml where it is; `scadm profile quickstart` needs none"
         yield Finding("fault", "inputs", f"not there: {', '.join(gone)}", remedy)
-    if params.parser.kind == "facer" and importlib.util.find_spec("facer") is None:
-        remedy = "`pip install -c constraints.txt -e '.[faces]'`"
-        yield Finding("fault", "inputs", "parser.kind is facer, which is not installed", remedy)
-    elif not gone:
+    lacking = list(_lacking(params))
+    yield from lacking
+    if not gone and not lacking:
         from_addresses = [f"{key} from {named}" for key, named in fetched.items()]
         yield Finding("ok", "inputs", ", ".join([f"{key} {path}" for key, path in paths.items()] + from_addresses))
+
+
+def _lacking(params: Params) -> Iterator[Finding]:
+    """Packages of extras that the parameters ask for."""
+    wanted = (
+        ("parser.kind is facer", params.parser.kind == "facer", "facer", "faces"),
+        ("metrics.lpips names a network", params.metrics.lpips is not None, "torchvision", "metrics"),
+        ("metrics.inception names a network", params.metrics.inception is not None, "torch_fidelity", "metrics"),
+    )
+    for what, asked, package, extra in wanted:
+        if asked and importlib.util.find_spec(package) is None:
+            remedy = f"`pip install -c constraints.txt -e '.[{extra}]'`"
+            yield Finding("fault", "inputs", f"{what}, which needs {package}, and that is not installed", remedy)
 
 
 def _weights(params: Params) -> int:

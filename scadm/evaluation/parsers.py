@@ -178,12 +178,12 @@ FACER_NAMES: dict[str, str] = {
     "neck": "neck",
     "face": "skin",
     "cloth": "cloth",
-    "rr": "r_ear",
-    "lr": "l_ear",
-    "rb": "r_brow",
-    "lb": "l_brow",
-    "re": "r_eye",
-    "le": "l_eye",
+    "rr": "l_ear",
+    "lr": "r_ear",
+    "rb": "l_brow",
+    "lb": "r_brow",
+    "re": "l_eye",
+    "le": "r_eye",
     "nose": "nose",
     "imouth": "mouth",
     "llip": "l_lip",
@@ -194,7 +194,12 @@ FACER_NAMES: dict[str, str] = {
     "earr": "ear_r",
     "neck_l": "neck_l",
 }
-"""Facer's name of each class, in facer's order, and the official name."""
+"""Facer's name of each class, in facer's order, and the official name.
+
+Facer's r is the right of the picture, where the official masks have what is the person's left, l: FaRL, whose network
+this is, was trained with the files `*_l_eye.png` as the class that it calls re (farl/datasets/celebamask_hq.py in
+github.com/FacePerceiver/FaRL), and likewise for brows and ears. `require_sides` holds a parser against real masks.
+"""
 
 
 class FacerParser(Parser):
@@ -265,6 +270,24 @@ def official_order(names: list[str]) -> NDArray[np.int64]:
         )
     position = {FACER_NAMES[name]: i for i, name in enumerate(names)}
     return np.array([position[label] for label in faces.LABELS])
+
+
+def require_sides(parser: Parser, images: Images, labels: Labels) -> None:
+    """Raise ValueError if a parser calls left what the masks (B, H, W) of images (B, H, W, 3) call right.
+
+    Of the pixels of eyes, brows and ears it then names more as the masks do once their sides are exchanged, which no
+    parser does that merely misses them.
+    """
+    found = parser.parse(images)
+    sided = faces.MIRROR[labels] != labels
+    same, exchanged = (int((named == labels)[sided].sum()) for named in (found, faces.MIRROR[found]))
+    if exchanged > 2 * same:
+        raise ValueError(
+            f"the parser {parser.name} agrees with the masks in {same} of {int(sided.sum())} pixels of eyes, brows and "
+            f"ears, and with their sides exchanged in {exchanged}, expected the reverse: in CelebAMask-HQ l_eye is the "
+            "person's left one, at the right of the picture. Every mIoU would be wrong by six classes: exchange left "
+            "and right in the parser's answer, or in the masks if it is they that are mirrored."
+        )
 
 
 def load_parser(folder: Path, device: torch.device | str = "cpu") -> Parser:
