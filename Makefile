@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run ui test test-cluster test-faults test-unit lint two-nodes bench-model bench-quickstart bench-scaling bench-data on-paper services image env env-dev clean
+.PHONY: help run ui test test-cluster test-faults test-unit lint two-nodes bench-model bench-quickstart ablation bench-scaling bench-data on-paper services image env env-dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ bench-model: env ## the model against direct baselines at the published size: ab
 
 bench-quickstart: env ## what each choice of the quickstart is worth, by `dvc exp run`: about an hour on two cores
 	python -m benchmarks.quickstart
+
+ablation: env ## three forms of mask attention and SDM, three trainings each, into the report: about an hour on two cores
+	python -m benchmarks.ablation
+	dvc repro report
 
 bench-scaling: env ## two workers, Ray, tracking and checkpoints against bare trainers, after `make run`
 	python -m benchmarks.scaling
