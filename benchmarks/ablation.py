@@ -104,8 +104,9 @@ def summary(found: dict[str, dict[str, dict[str, Any]]], steps: int) -> dict[str
         "text": "Models that were trained alike and differ by how the style reaches its part; with the paper's own "
         "case: one eye takes another face's style, and the other eye is looked at.",
         "caption": f"{steps} steps each, {seeds} trainings with other seeds (unless a row says otherwise) on the same "
-        "data, measured on 60 test faces. In small print: 95 % intervals of the mean over trainings, by Student's t. The "
-        "other eye: its mean change over that of the eye that was swapped. A dash: it does not exist, as nothing changed.",
+        "data, measured on 60 test faces. In small print: 95 % intervals of the mean over trainings, by Student's t. "
+        "The other eye: its mean change over that of the eye that was swapped. A dash: it does not exist, as nothing "
+        "changed.",
         "columns": list(COLUMNS),
         "titles": {column: title for column, (title, _) in COLUMNS.items()},
         "meanings": {form: MEANINGS[form] for form in rows},
