@@ -86,6 +86,8 @@ def mean(values: Sequence[float]) -> list[float | None]:
     middle = float(np.mean(values))
     if len(values) < 2:
         return [middle, None, None]
+    if len(set(values)) == 1:  # as of what a form cannot do at all
+        return [middle, middle, middle]
     low, high = stats.t.interval(0.95, len(values) - 1, loc=middle, scale=stats.sem(values))
     return [middle, float(low), float(high)]
 
