@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from scadm import tracking
+from scadm import lineage, tracking
 from scadm.cluster.data import map_tasks
 from scadm.data.shards import ShardReader
 from scadm.evaluation import written
@@ -51,6 +51,7 @@ def main(stage: Stage) -> None:
     )
     split = digest({"faces": data.inputs["data/onehot"], "ids": test[: plan.test]})
     about = {"test_split": split, "mlflow_run": evaluated.run_id, "unseen": colours.unseen}
+    about["lineage"] = lineage.origin(stage.workspace, data.digest, data.autoencoder)
     for name, text in written.files(trained, measured, test, **about).items():
         stage.write(f"reports/{name}", text)
     tracking.log_evaluation(evaluated, measured.measures, stage.path("reports"))

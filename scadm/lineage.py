@@ -45,6 +45,14 @@ def tags(workspace: Path, data_digest: str) -> dict[str, str]:
     return found | experiment()
 
 
+def origin(workspace: Path, data_digest: str, autoencoder: str | None) -> dict[str, str]:
+    """What a model comes from, for its card: data, autoencoder, and the commit of the code where there is one."""
+    known = tags(workspace, data_digest)
+    names = ("scadm.data_manifest", "scadm.git_commit", "scadm.git_dirty")
+    found = {name.removeprefix("scadm."): known[name] for name in names if name in known}
+    return found | ({"autoencoder": autoencoder} if autoencoder else {})
+
+
 def keep_out_of_git(workspace: Path, name: str) -> None:
     """Have git not mention a file of the workspace. By the repository's own list: what .gitignore names, Ray would
     not upload."""

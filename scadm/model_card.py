@@ -72,11 +72,12 @@ def _measured(evaluated: Evaluated) -> Iterator[str]:
         "\nstyle_blind paints everyone's mean colours into the mask, own_colours the face's own, ceiling is the real "
         "face through the autoencoder and back: what counts is the share of the way from the first to the last."
     )
-    swaps = [(task, found[MODEL]) for task, found in tasks.items() if found.get(MODEL, {}).keys() & {*_SWAP}]
-    if swaps:
+    swaps = {"whole face": tasks.get("total_swap", {}).get(MODEL, {})} | dict(tasks.get("partial_swap", {}))
+    if swaps := {name: found for name, found in swaps.items() if found.keys() & {*_SWAP}}:
         yield ""
         yield from _table(
-            ("style of another face", *_SWAP), ([task, *map(_with_bounds(m), _SWAP)] for task, m in swaps)
+            ("style of another face", *_SWAP),
+            ([name, *(_number(found.get(column)) for column in _SWAP)] for name, found in swaps.items()),
         )
         yield (
             "\nTransfer is how far the colours go along the way to the other face's (1: all of it), leakage how much "
@@ -85,15 +86,6 @@ def _measured(evaluated: Evaluated) -> Iterator[str]:
 
 
 _SWAP = ("transfer", "leakage")
-
-
-def _with_bounds(metrics: Mapping[str, float]) -> Any:
-    def cell(name: str) -> str:
-        bounds = [metrics.get(f"{name}_{end}") for end in ("low", "high")]
-        between = "" if None in bounds else f" ({_number(bounds[0])} to {_number(bounds[1])})"
-        return _number(metrics.get(name)) + between
-
-    return cell
 
 
 def _limits(params: Params, evaluated: Evaluated) -> Iterator[str]:

@@ -131,7 +131,7 @@ def test_the_worst_come_first(measured: Measured) -> None:
 def test_files_hold_the_numbers(measured: Measured) -> None:
     ids = [f"face-{i}" for i in range(7)]
     trained = {"run_key": "k", "sha256": "s"}
-    files = written.files(trained, measured, ids, test_split="t", mlflow_run="r", unseen=("hat",))
+    files = written.files(trained, measured, ids, test_split="t", mlflow_run="r", unseen=("hat",), lineage={"a": "b"})
     metrics, intervals = (json.loads(files[name]) for name in ("metrics.json", "intervals.json"))
     ssim = measured.measures["reconstruction"]["model"]["ssim"]
     assert metrics["reconstruction"]["model"]["ssim"] == ssim.value

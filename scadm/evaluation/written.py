@@ -75,9 +75,18 @@ def steps_csv(measures: Mapping[str, Measures]) -> str:
 
 
 def evaluation_json(
-    trained: Mapping[str, str], measured: Measured, *, test_split: str, mlflow_run: str, unseen: Sequence[str]
+    trained: Mapping[str, str],
+    measured: Measured,
+    *,
+    test_split: str,
+    mlflow_run: str,
+    unseen: Sequence[str],
+    lineage: Mapping[str, str],
 ) -> str:
-    """What was measured on what. `mlflow_run` holds it; `unseen` are classes that no training face shows."""
+    """What was measured on what.
+
+    `mlflow_run` holds it; `unseen` are classes that no training face shows; `lineage` leads back to data and code.
+    """
     judges = list(measured.model.features) + list(measured.model.perceptual)
     return _json(
         {
@@ -94,6 +103,7 @@ def evaluation_json(
             "ssim_share": measured.ssim_share,
             "class_iou": measured.class_iou,
             "unseen": list(unseen),
+            "lineage": dict(lineage),
             "rules": {
                 "least_share": LEAST_SHARE,
                 "ring": RING,
