@@ -22,6 +22,7 @@ from scadm.evaluation.parsers import SmallParser
 from scadm.evaluation.scores import Judges
 from scadm.evaluation.tasks import Examiner, Plan
 from scadm.faces import CLASS_ID, LABELS
+from scadm.files.manifest import Manifest
 from scadm.models.parser import FaceParser
 
 CONFIG = EvaluationConfig(
@@ -32,7 +33,8 @@ CONFIG = EvaluationConfig(
     interpolated=3,
     steps=(2,),
 )
-PLAN = Plan.of(CONFIG, tiny.SAMPLING, test=7, validation=3, seed=0)
+SPLITS: Any = {"train": ["t"], "validation": ["v"] * 3, "test": [f"face-{i}" for i in range(7)]}
+PLAN = Plan.of(CONFIG, tiny.SAMPLING, SPLITS, seed=0)
 
 
 def faces(hair: list[int]) -> list[Sample]:
@@ -68,7 +70,9 @@ def measured(examiner: Examiner) -> Measured:
 
 def test_a_plan_covers_the_first_faces_of_both_splits_with_the_dear_tasks_first() -> None:
     assert (PLAN.test, PLAN.validation, PLAN.steps) == (5, 3, (2, 4))
-    assert Plan.of(CONFIG, tiny.SAMPLING, 7, 1, 0).validation == 0, "one face has nobody to be compared with"
+    assert Plan.of(CONFIG, tiny.SAMPLING, SPLITS | {"validation": ["v"]}, 0).validation == 0, (
+        "one face has nobody to be compared with"
+    )
     tasks = PLAN.tasks()
     assert [(t["start"], t["stop"]) for t in tasks if t["kind"] == "edits"] == [(0, 2), (2, 4), (4, 5)]
     assert [t["steps"] for t in tasks if t["kind"] == "noise_only"] == [4, 4, 4, 2, 2, 2]
@@ -80,7 +84,7 @@ def test_a_plan_covers_the_first_faces_of_both_splits_with_the_dear_tasks_first(
 
 def test_numbers_do_not_depend_on_how_the_tasks_are_cut(examiner: Examiner, measured: Measured) -> None:
     """To the last digit: every picture is made and read in a chunk of the same size."""
-    other = Plan.of(CONFIG.model_copy(update={"batch_size": 4}), tiny.SAMPLING, 7, 3, 0)
+    other = Plan.of(CONFIG.model_copy(update={"batch_size": 4}), tiny.SAMPLING, SPLITS, 0)
     found = [examiner(**task) for task in reversed(other.tasks())]  # type: ignore[arg-type]
     again = Measured.gather(found, other).measures
     for task, rows in measured.measures.items():
@@ -129,9 +133,9 @@ def test_the_worst_come_first(measured: Measured) -> None:
 
 
 def test_files_hold_the_numbers(measured: Measured) -> None:
-    ids = [f"face-{i}" for i in range(7)]
-    trained = {"run_key": "k", "sha256": "s"}
-    files = written.files(trained, measured, ids, test_split="t", mlflow_run="r", unseen=("hat",), lineage={"a": "b"})
+    trained, ids = {"run_key": "k", "sha256": "s"}, SPLITS["test"]
+    data = Manifest(stage="latents", splits=SPLITS, inputs={"data/onehot": "0"})
+    files = written.files(trained, data, measured, mlflow_run="r", unseen=("hat",), lineage={"a": "b"})
     metrics, intervals = (json.loads(files[name]) for name in ("metrics.json", "intervals.json"))
     ssim = measured.measures["reconstruction"]["model"]["ssim"]
     assert metrics["reconstruction"]["model"]["ssim"] == ssim.value

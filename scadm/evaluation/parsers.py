@@ -224,7 +224,7 @@ class FacerParser(Parser):
         path = None if model_path is None else str(_require_weights(model_path))
         self.model_path = model_path
         self.device = device
-        self.parser = facer.face_parser(self.CONF_NAME, device=torch.device(device), model_path=path)
+        self.parser: Any = facer.face_parser(self.CONF_NAME, device=torch.device(device), model_path=path)
         self.order = torch.from_numpy(official_order(self.parser.label_names)).to(device)
 
     @property

@@ -1,7 +1,7 @@
 """The evaluation's tasks: the paper's experiments on ranges of test faces, and losses of validation faces."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from scadm.evaluation.scores import Judges
 from scadm.evaluation.sheet import Sheet, extend
 from scadm.evaluation.total_swap import TotalSheet, absent
 from scadm.faces import LABELS
+from scadm.files.manifest import Split
 from scadm.pixels import Images, Labels
 from scadm.synthesis import CHUNK, Synthesiser, load_synthesiser
 
@@ -67,12 +68,14 @@ class Plan:
     seed: int
 
     @classmethod
-    def of(cls, config: EvaluationConfig, sampling: SamplingConfig, test: int, validation: int, seed: int) -> "Plan":
-        """For splits of so many faces; of validation none where they are too few to compare."""
-        fewer = min(config.samples, validation)
+    def of(
+        cls, config: EvaluationConfig, sampling: SamplingConfig, splits: Mapping[Split, Sequence[str]], seed: int
+    ) -> "Plan":
+        """For the ids of all splits; of validation none where they are too few to compare."""
+        test, fewer = (min(config.samples, len(splits[name])) for name in ("test", "validation"))
         return cls(
             config=config,
-            test=min(config.samples, test),
+            test=test,
             validation=fewer if fewer >= conditioning.LEAST_FACES else 0,
             steps=tuple(sorted({*config.steps, sampling.steps})),
             sampling_steps=sampling.steps,

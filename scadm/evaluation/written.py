@@ -11,18 +11,21 @@ from scadm.evaluation.editing import LEAST_SHARE, RING
 from scadm.evaluation.interpolation import PARTS
 from scadm.evaluation.measure import Measures
 from scadm.evaluation.measured import RECONSTRUCTION, Measured
+from scadm.files.manifest import Manifest, digest
 
 FIGURES = "reports/figures"
 
 
-def files(trained: Mapping[str, str], measured: Measured, test: Sequence[str], **about: Any) -> dict[str, str]:
-    """{name: text} of all files; `test` are the ids of the test split, `about` is said of `evaluation_json`."""
+def files(trained: Mapping[str, str], data: Manifest, measured: Measured, **about: Any) -> dict[str, str]:
+    """{name: text} of all files; `data` is the shards' manifest, `about` is said of `evaluation_json`."""
+    test = data.splits["test"][: measured.plan.test]
+    split = digest({"faces": data.inputs["data/onehot"], "ids": test})
     return {
         "metrics.json": metrics_json(measured.measures),
         "intervals.json": intervals_json(measured.measures),
         "faces.csv": faces_csv(measured, test),
         "steps.csv": steps_csv(measured.measures),
-        "evaluation.json": evaluation_json(trained, measured, **about),
+        "evaluation.json": evaluation_json(trained, measured, test_split=split, **about),
     }
 
 
