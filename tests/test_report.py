@@ -204,6 +204,12 @@ def test_the_papers_numbers_stand_only_where_they_belong(results: Results, tmp_p
     assert "81.78" in said and "by the parser small-64: not comparable with the quoted" in said
 
 
+def test_of_the_baseline_it_says_what_differs_from_the_published_one(results: Results, tmp_path: Path) -> None:
+    model = results.params.model.model_copy(update={"method": "sdm"})
+    said = text(replace(results, params=results.params.model_copy(update={"model": model})), tmp_path)
+    assert "It differs from the published one" in said and said.startswith("SDM on synthetic, 64 pixels")
+
+
 def test_the_ablation_is_shown_where_there_is_one(results: Results, tmp_path: Path) -> None:
     assert results.comparisons.ablation is None or "Ablation" in text(results, tmp_path)
     found = {
