@@ -136,7 +136,7 @@ def test_one_mlflow_run_holds_params_metrics_pictures_and_lineage(project: Proje
     assert {"scadm.git_commit", "scadm.dvc_lock", "scadm.data_manifest"} <= set(run.data.tags)
     assert run.inputs.dataset_inputs[0].dataset.name == "synthetic-smoke"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"figures", "images", "report", "weights"} <= artifacts
+    assert {"reconstruction.png", "partial_swap.png", "images", "report", "weights"} <= artifacts
 
 
 def test_a_second_repro_runs_nothing(project: Project) -> None:

@@ -83,7 +83,8 @@ def log_evaluation(tracked: Tracked, measures: Numbers, reports: Path) -> None:
             for i in range(0, len(flat), METRICS_PER_CALL):
                 client.log_batch(run_id, metrics=flat[i : i + METRICS_PER_CALL])
 
-    _try(tracked, reports, send, lambda client: client.log_artifacts(run_id, str(reports / "figures"), "figures"))
+    # In no folder: what lies in one, MLflow does not show when runs are compared.
+    _try(tracked, reports, send, lambda client: client.log_artifacts(run_id, str(reports / "figures")))
 
 
 def log_report(tracked: Tracked, page: Path) -> None:
