@@ -7,8 +7,8 @@
 Every experiment is the configuration of params.yaml with the steps of `--steps`, and a form and a seed of the training;
 data, autoencoder and parser are the same for all. It runs in a folder of its own (`dvc exp run --temp`), so the
 workspace stays as it is, up to and with the stage `evaluate`: nothing is registered. One that was run before with the
-same parameters and code is not run again. The table goes to comparisons/ablation.json, from where the report takes it
-(`dvc repro report`), and is printed.
+same parameters and code is not run again. The table goes to comparisons/ablation.json, from where the report of the
+same data takes it (`dvc repro report`), to benchmarks/ablation.md, and is printed.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import dvc.api
 import numpy as np
 from scipy import stats
 
+from scadm.config import ProjectConfig, load_params
 from scadm.files.manifest import write_atomically
 
 STEPS, SEEDS = 580, (0, 1, 2)
@@ -92,8 +93,8 @@ def mean(values: Sequence[float]) -> list[float | None]:
     return [middle, float(low), float(high)]
 
 
-def summary(found: dict[str, dict[str, dict[str, Any]]], steps: int) -> dict[str, Any]:
-    """What the report shows, from {form: {seed: metrics}}."""
+def summary(found: dict[str, dict[str, dict[str, Any]]], steps: int, project: ProjectConfig) -> dict[str, Any]:
+    """What the report of this project shows, from {form: {seed: metrics}}."""
     rows: dict[str, dict[str, list[float | None]]] = {}
     for form, runs in found.items():
         rows[form] = {}
@@ -109,6 +110,8 @@ def summary(found: dict[str, dict[str, dict[str, Any]]], steps: int) -> dict[str
         "data, measured on 60 test faces. In small print: 95 % intervals of the mean over trainings, by Student's t. "
         "The other eye: its mean change over that of the eye that was swapped. A dash: it does not exist, as nothing "
         "changed.",
+        "data_name": project.data_name,
+        "resolution": project.resolution,
         "columns": list(COLUMNS),
         "titles": {column: title for column, (title, _) in COLUMNS.items()},
         "meanings": {form: MEANINGS[form] for form in rows},
@@ -139,7 +142,9 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of training; {STEPS}")
     parser.add_argument("--to", type=Path, default=Path("comparisons/ablation.json"), help="the table")
+    parser.add_argument("--table", type=Path, default=Path("benchmarks/ablation.md"), help="and as Markdown")
     asked = parser.parse_args()
+    project = load_params().project
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for seed in asked.seeds:
         for form in asked.forms:
@@ -149,10 +154,11 @@ def main() -> None:
                 found.setdefault(form, {})[str(seed)] = run(form, seed, asked.steps)
             except subprocess.CalledProcessError as error:
                 sys.exit(f"{form}: {' '.join(error.cmd[:3])} ended with {error.returncode}; its own message is above")
-            shown = summary(found, asked.steps)
+            shown = summary(found, asked.steps, project)
             write_atomically(asked.to, json.dumps(shown, indent=1) + "\n")
+            asked.table.write_text(table(shown))
     print(table(shown))
-    print(f"{asked.to} holds it; `dvc repro report` puts it into the report.")
+    print(f"{asked.to} and {asked.table} hold it; `dvc repro report` puts it into the report.")
 
 
 if __name__ == "__main__":

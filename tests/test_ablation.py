@@ -8,7 +8,7 @@ from scipy import stats
 
 from benchmarks import ablation
 from scadm import profiles
-from scadm.config import validate
+from scadm.config import ProjectConfig, validate
 from scadm.report.comparisons import Comparisons
 
 
@@ -24,8 +24,12 @@ FOUND = {
 }
 
 
+def summary() -> dict[str, Any]:
+    return ablation.summary(FOUND, 580, ProjectConfig(data_name="toys", seed=0, resolution=16))
+
+
 def test_means_and_intervals_are_over_trainings() -> None:
-    rows = ablation.summary(FOUND, 580)["rows"]
+    rows = summary()["rows"]
     value, low, high = rows["hard"]["ssim"]
     theirs = stats.ttest_1samp([0.70, 0.72, 0.74], 0).confidence_interval(0.95)
     assert (value, low, high) == pytest.approx((0.72, theirs.low, theirs.high))
@@ -33,9 +37,9 @@ def test_means_and_intervals_are_over_trainings() -> None:
 
 
 def test_what_does_not_exist_in_all_trainings_is_no_mean() -> None:
-    rows = ablation.summary(FOUND, 580)["rows"]
+    rows = summary()["rows"]
     assert "other_eye" in rows["hard"] and "other_eye" not in rows["sdm"]
-    lines = ablation.table(ablation.summary(FOUND, 580)).splitlines()
+    lines = ablation.table(summary()).splitlines()
     assert (
         lines[0].startswith("| | SSIM | PSNR, dB |") and lines[3].startswith("| sdm | 0.510 (") and "| - |" in lines[3]
     )
@@ -59,6 +63,6 @@ def test_the_report_reads_what_was_found(tmp_path: Any) -> None:
     import json
 
     (tmp_path / "quoted.json").write_text("{}")
-    (tmp_path / "ablation.json").write_text(json.dumps(ablation.summary(FOUND, 580)))
+    (tmp_path / "ablation.json").write_text(json.dumps(summary()))
     found = Comparisons.read(tmp_path).ablation
     assert found is not None and set(found["meanings"]) == set(FOUND)

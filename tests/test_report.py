@@ -213,6 +213,8 @@ def test_of_the_baseline_it_says_what_differs_from_the_published_one(results: Re
 def test_the_ablation_is_shown_where_there_is_one(results: Results, tmp_path: Path) -> None:
     assert results.comparisons.ablation is None or "Ablation" in text(results, tmp_path)
     found = {
+        "data_name": "synthetic",
+        "resolution": 64,
         "text": "Trained alike.",
         "caption": "Three trainings.",
         "columns": ["ssim", "other_eye"],
@@ -223,6 +225,8 @@ def test_the_ablation_is_shown_where_there_is_one(results: Results, tmp_path: Pa
     said = text(replace(results, comparisons=replace(results.comparisons, ablation=found)), tmp_path)
     for part in ("Ablation", "Trained alike.", "0.700 0.600 to 0.800", "the other eye", "the authors' code"):
         assert part in said, part
+    elsewhere = replace(results, comparisons=replace(results.comparisons, ablation=found | {"resolution": 256}))
+    assert "Trained alike." not in text(elsewhere, tmp_path)
 
 
 def test_what_the_faces_do_not_allow_is_left_out_or_said(results: Results, tmp_path: Path) -> None:

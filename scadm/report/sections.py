@@ -275,8 +275,8 @@ def _conditioning(results: Results) -> Section:
 
 
 def _ablation(results: Results) -> Iterator[Section]:
-    found = results.comparisons.ablation
-    if found is None:
+    found, project = results.comparisons.ablation, results.params.project
+    if found is None or (found["data_name"], found["resolution"]) != (project.data_name, project.resolution):
         return
     order = found["columns"]
     measured = {form: {name: Measure(*ends) for name, ends in part.items()} for form, part in found["rows"].items()}
