@@ -24,8 +24,8 @@ MEANINGS = {
     "ceiling": "the real face through the autoencoder and back: as good as the latents allow",
 }
 SDM = (
-    "SDM, the baseline, from the face's mask alone. It differs from the published one: of this size and schedule, on this "
-    "pipeline's latents, with a feed-forward layer after each self-attention, and without learnt variances"
+    "SDM, the baseline, from the face's mask alone. It differs from the published one: of this size and schedule, on "
+    "this pipeline's latents, with a feed-forward layer after each self-attention, and without learnt variances"
 )
 INTERVALS = "In small print: 95 % bootstrap intervals over faces."
 
