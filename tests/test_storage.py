@@ -115,7 +115,7 @@ def test_reports_are_compared_as_dvc_recorded_them(finished: Project, tmp_path: 
     monkeypatch.chdir(project)
     code, shown = scadm("verify")
     assert code == 0 and "ok     reports/figures\n" in shown and "ok     reports/metrics.json\n" in shown
-    (project / "reports/figures/swap.png").unlink()
+    (project / "reports/figures/partial_swap.png").unlink()
     assert "dvc.lock says the latter" in faults("reports/figures")
 
 

@@ -103,8 +103,9 @@ def _verify_outs(workspace: Path) -> Iterator[Checked]:
             yield Checked(out, "", "dvc.lock lists it: `dvc pull` fetches it, or `dvc repro` makes it")
         elif out in recorded and out not in manifests:
             yield _checked(out, lambda out=out: _require_recorded(workspace, out, recorded[out]))
-        # Of the folders, those that a stage reads have a manifest: it is how the stage knows that they are whole.
-        elif out in manifests or (out in read and (workspace / out).is_dir()):
+        # Of the folders, those that a stage computes with have a manifest: it is how the stage knows that they are
+        # whole. Figures are but shown, and DVC would take a manifest among them for a plot.
+        elif out in manifests or (out in read and (workspace / out).is_dir() and not out.startswith("reports/")):
             yield _checked(out, lambda out=out: _require_out(workspace, out, manifests))
 
 
