@@ -21,8 +21,8 @@ PYTEST := python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then about 10 min on two cores
-	@echo "== dvc repro: ten stages, about 10 minutes on two cores; finished stages are skipped =="
+run: env ## the whole pipeline by `dvc repro`: about 3 min of set-up once, then about 11 min on two cores
+	@echo "== dvc repro: ten stages, about 11 minutes on two cores; finished stages are skipped =="
 	dvc repro
 	@echo "== done. The report: reports/index.html. Runs and models: make ui =="
 

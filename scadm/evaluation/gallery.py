@@ -5,7 +5,7 @@ Also the worst reconstructions, which nobody would choose to show.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,7 @@ class Gallery:
         chosen = range(self.count) if positions is None else positions
         return np.array(face_seeds([self.reader[p].id for p in chosen], self.seed, draw))
 
+    @cached_property  # several figures show it
     def _reconstructed(self) -> Images:
         return in_chunks(self.model.reconstruct, self.images, self.labels, self._seeds(EDIT))
 
@@ -96,7 +97,7 @@ class Gallery:
         columns = {
             "mask": self.labels,
             "own_face": self.images,
-            "in_its_style": self._reconstructed(),
+            "in_its_style": self._reconstructed,
             "other_face": self.others,
             "in_that_style": dressed,
             "by_noise": self._random(FIRST),
@@ -114,7 +115,7 @@ class Gallery:
             "truth": self.images,
             "style_blind": self.colours.style_blind(self.labels),
             "own_colours": own_colours(self.images, self.labels),
-            "model": self._reconstructed(),
+            "model": self._reconstructed,
             "ceiling": in_chunks(self.model.round_trip, self.images),
         }
         return _figure(
@@ -146,7 +147,7 @@ class Gallery:
 
     def _partial_swap(self) -> Figure:
         swapped = {name: self._swapped(parts) for name, parts in self.config.swaps.items()}
-        columns = {"source": self.others, "face": self.images, "reconstruction": self._reconstructed(), **swapped}
+        columns = {"source": self.others, "face": self.images, "reconstruction": self._reconstructed, **swapped}
         several = "; ".join(f"{n}: {', '.join(parts)}" for n, parts in self.config.swaps.items() if len(parts) > 1)
         return _figure(
             "The style of some parts",
@@ -164,7 +165,7 @@ class Gallery:
         named = f" ({', '.join(parts)})" if len(parts) < len(LABELS) else ""
         columns = {
             "face": self.images,
-            **{"0_%": self._reconstructed(), **between, "100_%": self._swapped(parts)},
+            **{"0_%": self._reconstructed, **between, "100_%": self._swapped(parts)},
             "source": self.others,
         }
         return _figure(
