@@ -45,7 +45,13 @@ def _some(ids: Sequence[str]) -> str:
 
 def read(path: Path, side: int) -> NDArray[np.uint8]:
     """A picture (side, side, 3), made smaller where it is larger. Raises ValueError where it is none, or not square."""
-    return at_resolution(decode_image(path.read_bytes(), str(path)), side, str(path))
+    image = decode_image(path.read_bytes(), str(path))
+    if image.width != image.height or image.width < side:
+        raise ValueError(
+            f"{path} has {image.width} x {image.height} pixels, expected a square of at least {side} on each side, the "
+            "resolution of the comparison: enlarged or distorted, it would be scored for what it is not. Make it anew."
+        )
+    return at_resolution(image, side, str(path))
 
 
 def score(judges: Judges, reader: ShardReader, folder: Path, ids: Sequence[str]) -> dict[str, Measure]:

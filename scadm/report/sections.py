@@ -96,7 +96,8 @@ def _reconstruction(results: Results) -> Section:
     }
     missing = " A dash: the pictures equal the real ones bit for bit." if "psnr" not in rows["ceiling"] else ""
     caption = (
-        f"{results.evaluation['faces']} test faces. {INTERVALS} The Fréchet and kernel distances are taken on the "
+        f"{results.evaluation['faces']} test faces; mIoU and accuracy are of all their pixels together. {INTERVALS} "
+        "The Fréchet and kernel distances are taken on the "
         f"features of the network that they name, between these faces and their real pictures. {_few(results)}{missing}"
     )
     return Section(
