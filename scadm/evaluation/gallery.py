@@ -17,7 +17,7 @@ from scadm.evaluation.baselines import MeanColours, own_colours
 from scadm.evaluation.figures import Figure, contact_sheet
 from scadm.evaluation.fixed import EDIT, FIRST, SECOND, face_seeds, in_chunks
 from scadm.evaluation.interpolation import PARTS, WEIGHTS
-from scadm.evaluation.tasks import interpolate, swap
+from scadm.evaluation.tasks import interpolate
 from scadm.evaluation.total_swap import absent
 from scadm.faces import LABELS
 from scadm.pixels import Images, Labels
@@ -84,7 +84,7 @@ class Gallery:
 
     def _swapped(self, parts: Sequence[str]) -> Images:
         pair = (self.images, self.labels, self.others, self.other_labels, self._seeds(EDIT))
-        return in_chunks(partial(swap, self.model, parts), *pair)
+        return in_chunks(partial(interpolate, self.model, parts, 1.0), *pair)
 
     def _random(self, draw: int, steps: int | None = None) -> Images:
         model = self.model

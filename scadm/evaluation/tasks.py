@@ -147,7 +147,7 @@ class Examiner:
             def swapped(
                 chosen: list[int], references: Images, their_labels: Labels, parts: Sequence[str] = parts
             ) -> Images:
-                make = partial(swap, model, parts)
+                make = partial(interpolate, model, parts, 1.0)
                 return in_chunks(make, images[chosen], labels[chosen], references, their_labels, seeds[chosen])
 
             found[f"partial_swap/{name}"] = editing.swap(
@@ -166,7 +166,7 @@ class Examiner:
             pair = (images[ways], labels[ways], others[ways], their_labels[ways], seeds[ways])
             for row, parts in (("parts", interpolation.PARTS), ("whole", LABELS)):
                 between = [in_chunks(partial(interpolate, model, parts, w), *pair) for w in interpolation.WEIGHTS]
-                last = dressed[ways] if row == "whole" else in_chunks(partial(swap, model, parts), *pair)
+                last = dressed[ways] if row == "whole" else in_chunks(partial(interpolate, model, parts, 1.0), *pair)
                 found[f"interpolation/{row}"] = interpolation.measure(
                     [positions[i] for i in ways], [before[ways], *between, last]
                 )
@@ -193,19 +193,6 @@ class Examiner:
         return found
 
 
-def swap(
-    model: Synthesiser,
-    parts: Sequence[str],
-    images: Images,
-    labels: Labels,
-    references: Images,
-    reference_labels: Labels,
-    seeds: NDArray[np.int64],
-) -> Images:
-    """`Synthesiser.swap`, with what is not cut into chunks before what is."""
-    return model.swap(images, labels, references, reference_labels, parts, seeds.tolist())
-
-
 def interpolate(
     model: Synthesiser,
     parts: Sequence[str],
@@ -216,5 +203,5 @@ def interpolate(
     reference_labels: Labels,
     seeds: NDArray[np.int64],
 ) -> Images:
-    """Likewise."""
+    """`Synthesiser.interpolate`, with what is not cut into chunks before what is; with weight 1 it swaps."""
     return model.interpolate(images, labels, references, reference_labels, parts, weight, seeds.tolist())
